@@ -1,0 +1,35 @@
+# make run       generate text with the bundled model, in an environment of its own (.venv)
+# make test      lint and test
+# make install   just make .venv
+# Another Python: make run PYTHON=python3.12
+PYTHON ?= python3
+PROMPT ?= Once upon a time, there was a little dragon who was afraid of
+ARGS   ?= --temperature 0.8
+
+# The prompt reaches Python through the environment, so that no shell or make reads its quotes and dollars.
+override export PROMPT := $(value PROMPT)
+# The tests must not see settings meant for `make run`.
+.PHONY: run test install clean
+
+run: .venv/installed
+	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 200 $(ARGS)
+
+test: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest
+
+install: .venv/installed
+
+clean:
+	rm -rf .venv
+
+.venv/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or \
+	  sys.exit("Python 3.10 to 3.13 is needed (TensorFlow has no other); this is %d.%d. Try: make run PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,226 @@
+"""GPT-2 in NumPy, from token ids to the next token id.
+
+Read it top to bottom: the arithmetic, then attention and its cache, then the model, then the loop that
+generates. What it adds to the plainest possible version, gpt2_pico.py, is two things: the heads are an axis
+of one array instead of a Python loop, and keys and values of past positions are kept, not computed again.
+
+The sizes, as the comments spell them:
+    n_seq      positions computed in this call: the whole prompt, a piece of it, or one token
+    n_total    positions attended to: n_seq, plus what a cache already holds
+    n_embd     width of the residual stream        n_head * d_head = n_embd
+    n_vocab    size of the vocabulary              n_ctx: positions the model was trained for
+    ...        leading batch axes, none or many; every sequence of a batch has the same length
+
+All weights and all activations are float32. Parameter names are the checkpoint's own, so that the tree of
+weights unpacks straight into the functions with `**`.
+
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and the code OpenAI
+published with it; the compact NumPy form is after Jay Mody's picoGPT.
+"""
+
+import numpy as np
+
+from sampling import greedy
+
+
+def gelu(x):
+    """Smooth ReLU, x * Phi(x), in the tanh form GPT-2 was trained with (Hendrycks and Gimpel 2016)."""
+    # A Python float keeps float32 arrays float32; np.sqrt(2 / np.pi) is a float64 scalar and would not.
+    # And x * x * x is fifty times faster than x**3.
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
+
+
+def softmax(x):
+    """Exponentials that sum to one along the last axis; the maximum is taken off first so that none overflows."""
+    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exp_x / exp_x.sum(axis=-1, keepdims=True)
+
+
+def layer_norm(x, g, b, eps=1e-5):
+    """Give every position mean 0 and variance 1, then the learned scale `g` and offset `b` (Ba et al. 2016)."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    variance = (x * x).mean(axis=-1, keepdims=True)
+    return g * (x / np.sqrt(variance + eps)) + b
+
+
+def project(x, w):  # [..., n_in] @ [n_in, n_out] -> [..., n_out]
+    """`x @ w` as one two-dimensional product: given a batch, NumPy's own `@` runs one product per sequence."""
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+
+
+def linear(x, w, b):  # [..., n_in], [n_in, n_out], [n_out] -> [..., n_out]
+    return project(x, w) + b
+
+
+def ffn(x, c_fc, c_proj):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+    """Feed-forward network: up to four times the width, a nonlinearity, back down; each position by itself."""
+    x = gelu(linear(x, **c_fc))  # [..., n_seq, n_embd] -> [..., n_seq, 4 * n_embd]
+    return linear(x, **c_proj)  # [..., n_seq, 4 * n_embd] -> [..., n_seq, n_embd]
+
+
+def causal_mask(n_seq, n_total):  # -> [n_seq, n_total]
+    """0 where a query may look, -1e10 at what lies in its future. The queries are the last n_seq positions."""
+    return (1 - np.tri(n_seq, n_total, n_total - n_seq, dtype=np.float32)) * -1e10
+
+
+def attention(
+    q, k, v, mask
+):  # [..., n_seq, d_head], [..., n_total, d_head] twice, [n_seq, n_total] -> [..., n_seq, d_head]
+    """For each query, the average of the values, weighted by how well their keys match (Vaswani et al. 2017)."""
+    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask  # [..., n_seq, n_total]
+    return softmax(scores) @ v  # [..., n_seq, n_total] @ [..., n_total, d_head] -> [..., n_seq, d_head]
+
+
+def split_heads(x, n_head):  # [..., n_seq, n_embd] -> [..., n_head, n_seq, d_head]
+    return x.reshape(*x.shape[:-1], n_head, -1).swapaxes(-2, -3)
+
+
+def merge_heads(x):  # [..., n_head, n_seq, d_head] -> [..., n_seq, n_embd]
+    x = x.swapaxes(-2, -3)  # [..., n_head, n_seq, d_head] -> [..., n_seq, n_head, d_head]
+    return x.reshape(*x.shape[:-2], -1)
+
+
+class LayerCache:
+    """The keys and values that one layer has computed so far, in arrays that are never moved or grown.
+
+    Attributes: `k` and `v`, float32 [..., n_head, n_positions, d_head], and `length`, how many positions are filled.
+    """
+
+    def __init__(self, n_head, n_positions, d_head, batch=()):
+        self.k = np.empty((*batch, n_head, n_positions, d_head), dtype=np.float32)
+        self.v = np.empty_like(self.k)
+        self.length = 0
+
+    def append(self, k, v):  # [..., n_head, n_seq, d_head] twice -> [..., n_head, n_total, d_head] twice
+        """Store what is new; return everything so far, as views."""
+        start, self.length = self.length, self.length + k.shape[-2]
+        self.k[..., start : self.length, :] = k
+        self.v[..., start : self.length, :] = v
+        return self.k[..., : self.length, :], self.v[..., : self.length, :]
+
+
+def kv_cache(params, n_head, n_positions, batch=()):
+    """An empty cache for `gpt2`: one LayerCache a block, with room for `n_positions` positions of each sequence."""
+    d_head = params["wte"].shape[-1] // n_head
+    return [LayerCache(n_head, n_positions, d_head, batch) for _ in params["blocks"]]
+
+
+def mha(x, c_attn, c_proj, n_head, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+    """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
+    qkv = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]
+    q, k, v = (split_heads(part, n_head) for part in np.split(qkv, 3, axis=-1))  # 3 of [..., n_head, n_seq, d_head]
+    if cache is not None:
+        k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
+    x = attention(q, k, v, causal_mask(q.shape[-2], k.shape[-2]))  # -> [..., n_head, n_seq, d_head]
+    return linear(merge_heads(x), **c_proj)  # -> [..., n_seq, n_embd]
+
+
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+    """Look at the other positions, then think about each: both added to the residual stream `x`."""
+    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache)
+    return x + ffn(layer_norm(x, **ln_2), **mlp)
+
+
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
+    """Logits of the token that follows each position.
+
+    inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with
+    `last_only`, for generation needs no more and the vocabulary is the widest product of the model.
+    With a `cache` (see `kv_cache`) the inputs continue what it holds, and are added to it. A prompt may go
+    in whole or in pieces. Raises ValueError if the positions run past n_ctx or past the cache.
+    """
+    n_seq, n_past = np.shape(inputs)[-1], cache[0].length if cache else 0
+    room = min(len(wpe), cache[0].k.shape[-2]) if cache else len(wpe)
+    if n_past + n_seq > room:
+        raise ValueError(f"{n_past} + {n_seq} positions do not fit in {room}: the context or the cache is full")
+    x = wte[np.asarray(inputs)] + wpe[n_past : n_past + n_seq]  # [..., n_seq] -> [..., n_seq, n_embd]
+    for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
+        x = transformer_block(x, **block, n_head=n_head, cache=layer_cache)  # [..., n_seq, n_embd]
+    if last_only:
+        x = x[..., -1:, :]  # [..., n_seq, n_embd] -> [..., 1, n_embd]
+    return project(layer_norm(x, **ln_f), wte.T)  # [..., n_seq, n_embd] -> [..., n_seq, n_vocab]
+
+
+def generate(inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=()):
+    """Yield the ids that continue `inputs`, one at a time, each as soon as it is known.
+
+    inputs: the prompt's ids, left untouched; an empty prompt starts from `<|endoftext|>`.
+    sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
+    rng: a numpy Generator handed to the sampler; a fresh one when None.
+    stop_ids: ids that end the text; they are not yielded.
+    Stops sooner where the context ends: the last id is never fed back, so prompt + new - 1 <= n_ctx.
+    Raises ValueError, on the first step, for a prompt the model cannot take.
+    """
+    n_vocab, n_ctx = len(params["wte"]), len(params["wpe"])
+    ids = [int(i) for i in inputs] or [n_vocab - 1]  # GPT-2's vocabulary ends with <|endoftext|>
+    check_request(ids, n_tokens_to_generate, n_vocab, n_ctx)
+    n_new = min(n_tokens_to_generate, n_ctx - len(ids) + 1)
+    cache = kv_cache(params, n_head, n_positions=len(ids) + n_new - 1)
+    rng = rng or np.random.default_rng()
+    for _ in range(n_new):
+        # The first turn feeds the whole prompt (prefill), every later one the single id just chosen (decode).
+        logits = gpt2(ids, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [n_vocab]
+        next_id = int(sampler(logits, rng))
+        if next_id in stop_ids:
+            return
+        yield next_id
+        ids = [next_id]
+
+
+def check_request(ids, n_tokens_to_generate, n_vocab, n_ctx):
+    """Raise ValueError, with the numbers, for a request that `generate` cannot begin."""
+    if n_tokens_to_generate < 0:
+        raise ValueError(f"n_tokens_to_generate is {n_tokens_to_generate}; it must be 0 or more")
+    if len(ids) > n_ctx:
+        raise ValueError(f"the prompt has {len(ids)} tokens; this model reads at most {n_ctx}: shorten it")
+    if not 0 <= min(ids) <= max(ids) < n_vocab:
+        wrong = next(i for i in ids if not 0 <= i < n_vocab)
+        raise ValueError(f"the prompt has the token id {wrong}; this model's ids are 0 to {n_vocab - 1}")
+
+
+def main(
+    prompt=None,
+    *words,
+    n_tokens_to_generate=40,
+    model_size="124M",
+    models_dir="models",
+    strategy=None,
+    temperature=None,
+    top_k=None,
+    top_p=None,
+    seed=None,
+    **unknown,
+):
+    """Continue a text with GPT-2.
+
+    python gpt2.py "PROMPT" [--flag value ...]
+
+    The text
+      --n_tokens_to_generate  how many tokens to add at most (40); a token is about three quarters of a word
+      --model_size            124M, 355M, 774M, 1558M, tiny, or another folder with a model (124M)
+      --models_dir            where models are kept, and downloaded to (models)
+
+    How each token is chosen (the likeliest one, unless one of these is given)
+      --temperature           draw at random: below 1 cautious, above 1 daring, 0 the likeliest; 0.8 is a good start
+      --top_p                 draw from the fewest tokens that have this much probability together; 0.9
+      --top_k                 draw from this many of the likeliest tokens; 50
+      --strategy              one of these by name: greedy, temperature, top_k, top_p, temperature_top_k,
+                              temperature_top_p
+      --seed                  a whole number; the same seed gives the same text
+
+    Examples
+      python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8
+      python gpt2.py "Alan Turing theorized that computers would one day become"
+      python gpt2.py "The meaning of life is" --strategy top_p --top_p 0.9 --seed 7
+      python gpt2.py "In the beginning" --temperature 0.7 --top_k 40 --n_tokens_to_generate 200 > text.txt
+    """
+    import cli
+
+    knobs = {"strategy": strategy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, seed, **knobs, **unknown)
+
+
+if __name__ == "__main__":
+    import cli
+
+    cli.run(main)

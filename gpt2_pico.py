@@ -1,0 +1,74 @@
+"""GPT-2 in NumPy with nothing extra: no cache, one head after another, all computed anew for every token.
+
+Slow, short, and the judge of gpt2.py: the tests compare the two.
+"""
+
+import numpy as np
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+
+
+def softmax(x):
+    exp_x = np.exp(x - np.max(x, axis=-1, keepdims=True))
+    return exp_x / np.sum(exp_x, axis=-1, keepdims=True)
+
+
+def layer_norm(x, g, b, eps=1e-5):
+    mean, variance = np.mean(x, axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
+    return g * (x - mean) / np.sqrt(variance + eps) + b
+
+
+def linear(x, w, b):  # [n_seq, n_in], [n_in, n_out], [n_out] -> [n_seq, n_out]
+    return x @ w + b
+
+
+def ffn(x, c_fc, c_proj):  # [n_seq, n_embd] -> [n_seq, 4 * n_embd] -> [n_seq, n_embd]
+    return linear(gelu(linear(x, **c_fc)), **c_proj)
+
+
+def attention(q, k, v, mask):  # 3 of [n_seq, d_head], [n_seq, n_seq] -> [n_seq, d_head]
+    return softmax(q @ k.T / q.shape[-1] ** 0.5 + mask) @ v
+
+
+def mha(x, c_attn, c_proj, n_head):  # [n_seq, n_embd] -> [n_seq, n_embd]
+    q, k, v = (np.split(part, n_head, axis=-1) for part in np.split(linear(x, **c_attn), 3, axis=-1))
+    mask = (1 - np.tri(len(x), dtype=np.float32)) * -1e10  # a position sees itself and the past: [n_seq, n_seq]
+    heads = [attention(q[i], k[i], v[i], mask) for i in range(n_head)]  # n_head of [n_seq, d_head]
+    return linear(np.hstack(heads), **c_proj)
+
+
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head):  # [n_seq, n_embd] -> [n_seq, n_embd]
+    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head)
+    return x + ffn(layer_norm(x, **ln_2), **mlp)
+
+
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head):  # [n_seq] -> [n_seq, n_vocab]
+    x = wte[inputs] + wpe[: len(inputs)]
+    for block in blocks:
+        x = transformer_block(x, **block, n_head=n_head)
+    return layer_norm(x, **ln_f) @ wte.T
+
+
+def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, stop_ids=()):
+    ids = list(inputs) or [len(params["wte"]) - 1]  # nothing to continue: begin at <|endoftext|>, the last id
+    for _ in range(min(n_tokens_to_generate, len(params["wpe"]) - len(ids) + 1)):
+        next_id = sampler(gpt2(ids, **params, n_head=n_head)[-1], rng)
+        if next_id in stop_ids:
+            return
+        yield next_id
+        ids.append(next_id)
+
+
+def main(prompt=None, *words, n_tokens_to_generate=40, model_size="124M", models_dir="models", **flags):
+    """Continue a text with GPT-2 in its plainest form, slowly: gpt2.py is the tool, with the same flags."""
+    import cli
+
+    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, **flags)
+
+
+if __name__ == "__main__":
+    import cli
+
+    cli.run(main)

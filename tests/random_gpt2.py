@@ -1,0 +1,34 @@
+"""A tiny GPT-2 with random weights, the same on every machine: for tests of the arithmetic, not of the text."""
+
+import numpy as np
+
+HPARAMS = {"n_vocab": 101, "n_ctx": 32, "n_embd": 24, "n_head": 3, "n_layer": 3}
+
+
+def random_params(n_vocab, n_ctx, n_embd, n_head, n_layer, seed=0):
+    """A weights tree in gpt2.py's form. Scales are large, so that every part of the model shows in the logits."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, scale, mean=0.0):
+        return (mean + scale * rng.standard_normal(shape)).astype(np.float32)
+
+    def linear(n_in, n_out):
+        return {"w": normal(n_in, n_out, scale=2 * n_in**-0.5), "b": normal(n_out, scale=0.2)}
+
+    def norm():
+        return {"g": normal(n_embd, scale=0.3, mean=1.0), "b": normal(n_embd, scale=0.2)}
+
+    def block():
+        return {
+            "ln_1": norm(),
+            "attn": {"c_attn": linear(n_embd, 3 * n_embd), "c_proj": linear(n_embd, n_embd)},
+            "ln_2": norm(),
+            "mlp": {"c_fc": linear(n_embd, 4 * n_embd), "c_proj": linear(4 * n_embd, n_embd)},
+        }
+
+    return {
+        "wte": normal(n_vocab, n_embd, scale=0.3),
+        "wpe": normal(n_ctx, n_embd, scale=1.0),
+        "blocks": [block() for _ in range(n_layer)],
+        "ln_f": norm(),
+    }

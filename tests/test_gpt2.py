@@ -1,0 +1,300 @@
+"""gpt2.py against its oracles: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_gpt2 import HPARAMS, random_params
+
+import gpt2
+import gpt2_pico
+from sampling import make_sampler
+
+HERE = Path(__file__).parent
+N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
+END_OF_TEXT = N_VOCAB - 1
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(**HPARAMS)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(HERE / "golden_logits.npz") as file:
+        return dict(file)
+
+
+def arrays(tree):
+    if isinstance(tree, np.ndarray):
+        yield tree
+    else:
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from arrays(child)
+
+
+def forward(params, ids, **options):
+    return gpt2.gpt2(ids, **params, n_head=N_HEAD, **options)
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
+def ids_of(seed, *shape):
+    return np.random.default_rng(seed).integers(N_VOCAB, size=shape)
+
+
+# ---- the forward pass ------------------------------------------------------------------------------------------
+
+
+def test_logits_equal_those_of_transformers(params, golden):
+    for ids, logits in zip(golden["ids"], golden["logits"], strict=True):
+        close(forward(params, ids), logits)
+
+
+def test_the_textbook_form_agrees_with_transformers_too(params, golden):
+    for ids, logits in zip(golden["ids"], golden["logits"], strict=True):
+        close(gpt2_pico.gpt2(ids, **params, n_head=N_HEAD), logits)
+
+
+def test_the_golden_logits_are_not_flat(golden):
+    assert golden["logits"].std() > 1  # or the tests above would prove little
+
+
+@pytest.mark.parametrize("pieces", [[32], [31, 1], [1] * 32, [5, 1, 1, 20, 5], [16, 16]])
+def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
+    ids = ids_of(2, N_CTX)
+    cache = gpt2.kv_cache(params, N_HEAD, N_CTX)
+    parts, start = [], 0
+    for size in pieces:
+        parts.append(forward(params, ids[start : start + size], cache=cache))
+        start += size
+    close(np.concatenate(parts), gpt2_pico.gpt2(ids, **params, n_head=N_HEAD))
+
+
+@pytest.mark.parametrize("batch", [(1,), (4,), (2, 3)])
+def test_batch_axes_give_what_each_sequence_gives_alone(params, batch):
+    ids = ids_of(3, *batch, 9)
+    cache = gpt2.kv_cache(params, N_HEAD, 9, batch)
+    together = forward(params, ids)
+    cached = np.concatenate(
+        [forward(params, ids[..., :6], cache=cache), forward(params, ids[..., 6:], cache=cache)], -2
+    )
+    assert together.shape == (*batch, 9, N_VOCAB)
+    close(cached, together)
+    for index in np.ndindex(batch):
+        close(together[index], forward(params, ids[index]))
+
+
+def test_last_only_gives_the_last_row_and_nothing_else(params):
+    ids = ids_of(4, 2, 7)
+    last = forward(params, ids, last_only=True)
+    assert last.shape == (2, 1, N_VOCAB)
+    close(last, forward(params, ids)[:, -1:])
+
+
+def test_a_later_token_changes_nothing_before_it(params):
+    ids = ids_of(5, 12)
+    changed = ids.copy()
+    changed[8] = (ids[8] + 1) % N_VOCAB
+    a, b = forward(params, ids), forward(params, changed)
+    np.testing.assert_array_equal(a[:8], b[:8])
+    assert np.abs(a[8:] - b[8:]).max(axis=-1).min() > 1e-3
+
+
+def test_everything_stays_float32(params, monkeypatch):
+    seen = []
+    for name in ("gelu", "softmax", "layer_norm", "project", "causal_mask", "attention", "split_heads", "gpt2"):
+        original = getattr(gpt2, name)
+
+        def recording(*args, _original=original, _name=name, **kwargs):
+            result = _original(*args, **kwargs)
+            seen.append((_name, result.dtype))
+            return result
+
+        monkeypatch.setattr(gpt2, name, recording)
+    cache = gpt2.kv_cache(params, N_HEAD, 8)
+    gpt2.gpt2([1, 2, 3], **params, n_head=N_HEAD, cache=cache)
+    gpt2.gpt2([4], **params, n_head=N_HEAD, cache=cache, last_only=True)
+    assert {name for name, _ in seen} >= {"gelu", "softmax", "project", "attention"}
+    assert [(name, dtype) for name, dtype in seen if dtype != np.float32] == []
+    assert cache[0].k.dtype == cache[0].v.dtype == np.float32
+    assert gpt2_pico.gpt2([1, 2, 3], **params, n_head=N_HEAD).dtype == np.float32
+
+
+def test_batched_products_reach_blas_as_two_dimensional_ones():
+    class Weight:  # a weight that notes what it is multiplied with
+        shape = (4, 6)
+        __array_ufunc__ = None
+
+        def __rmatmul__(self, x):
+            self.seen = x.shape
+            return np.zeros((len(x), 6), np.float32)
+
+    w = Weight()
+    assert gpt2.project(np.zeros((2, 3, 4), np.float32), w).shape == (2, 3, 6)
+    assert w.seen == (6, 4)
+
+
+def test_the_weights_are_never_written_to(params):
+    before = [a.copy() for a in arrays(params)]
+    list(gpt2.generate([1, 2, 3], params, N_HEAD, 5))
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(params), before, strict=True))
+
+
+def test_more_positions_than_the_context_are_refused_with_the_numbers(params):
+    with pytest.raises(ValueError, match=r"0 \+ 33 positions do not fit in 32"):
+        forward(params, ids_of(0, N_CTX + 1))
+    cache = gpt2.kv_cache(params, N_HEAD, 4)
+    forward(params, [1, 2, 3], cache=cache)
+    with pytest.raises(ValueError, match=r"3 \+ 2 positions do not fit in 4"):
+        forward(params, [1, 2], cache=cache)
+    assert cache[0].length == 3
+
+
+# ---- generate --------------------------------------------------------------------------------------------------
+
+
+def generated(params, inputs, n, **options):
+    return list(gpt2.generate(inputs, params, N_HEAD, n, **options))
+
+
+def test_greedy_ids_equal_those_of_transformers_and_of_the_textbook_form(params, golden):
+    prompt = golden["ids"][0][:4].tolist()
+    greedy = generated(params, prompt, 28)
+    assert greedy == golden["greedy"].tolist()
+    assert greedy == list(gpt2_pico.generate(prompt, params, N_HEAD, 28, gpt2.greedy))
+    assert len(set(greedy)) > 5  # not stuck on one token
+
+
+def test_generate_is_a_generator_of_python_ints(params):
+    stream = gpt2.generate([1, 2], params, N_HEAD, 3)
+    assert inspect.isgenerator(stream)
+    assert [type(i) for i in stream] == [int] * 3
+    assert [type(i) for i in gpt2.generate([1], params, N_HEAD, 2, sampler=lambda logits, rng: np.int64(7))] == [
+        int
+    ] * 2
+
+
+def test_the_prompt_is_computed_once_then_one_position_a_token(params, monkeypatch):
+    lengths, original = [], gpt2.gpt2
+
+    def counting(inputs, **options):
+        lengths.append((len(inputs), options["last_only"]))
+        return original(inputs, **options)
+
+    monkeypatch.setattr(gpt2, "gpt2", counting)
+    generated(params, [1, 2, 3, 4, 5], 4)
+    assert lengths == [(5, True), (1, True), (1, True), (1, True)]
+
+
+def test_the_sampler_is_called_once_a_token_with_the_logits_and_the_given_rng(params):
+    rng, calls = np.random.default_rng(0), []
+
+    def sampler(logits, rng):
+        calls.append((logits.shape, logits.dtype, rng))
+        return 1
+
+    assert generated(params, [3], 4, sampler=sampler, rng=rng) == [1] * 4
+    assert calls == [((N_VOCAB,), np.float32, rng)] * 4
+
+
+def test_tokens_appear_before_the_next_is_computed(params, monkeypatch):
+    stream = gpt2.generate([1], params, N_HEAD, 5)
+    next(stream)
+    monkeypatch.setattr(gpt2, "gpt2", None)  # the second token would need it
+    with pytest.raises(TypeError):
+        next(stream)
+
+
+@pytest.mark.parametrize("inputs", [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3]), iter([1, 2, 3])])
+def test_any_iterable_of_ids_is_a_prompt_and_a_list_is_left_as_it_was(params, inputs):
+    before = list(inputs) if isinstance(inputs, list) else None
+    assert generated(params, inputs, 3) == generated(params, [1, 2, 3], 3)
+    if before is not None:
+        assert inputs == before
+
+
+@pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
+def test_every_legal_position_is_used_and_the_end_of_the_context_ends_the_text(params, n_prompt):
+    new = generated(params, ids_of(6, n_prompt), 1000)
+    assert n_prompt + len(new) - 1 == N_CTX
+
+
+def test_text_at_the_end_of_the_context_is_still_right(params):
+    prompt = ids_of(7, 30).tolist()
+    assert generated(params, prompt, 3) == list(gpt2_pico.generate(prompt, params, N_HEAD, 3, gpt2.greedy))
+
+
+def test_a_stop_id_ends_the_text_and_is_not_yielded(params):
+    free = generated(params, [1, 2], 10)
+    stop = next(i for i in free if i != free[0])
+    assert generated(params, [1, 2], 10, stop_ids={stop}) == free[: free.index(stop)]
+    assert generated(params, [1, 2], 10, stop_ids=(free[0],)) == []
+
+
+def test_an_empty_prompt_starts_from_the_end_of_text_token(params):
+    assert generated(params, [], 5) == generated(params, [END_OF_TEXT], 5)
+    assert list(gpt2_pico.generate([], params, N_HEAD, 5, gpt2.greedy)) == generated(params, [], 5)
+
+
+def test_no_tokens_asked_for_gives_none_without_computing(params, monkeypatch):
+    monkeypatch.setattr(gpt2, "gpt2", None)
+    assert generated(params, [1], 0) == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "n", "message"),
+    [
+        ([1], -1, "n_tokens_to_generate is -1"),
+        (list(range(33)), 1, "the prompt has 33 tokens; this model reads at most 32"),
+        ([5, N_VOCAB], 1, f"token id {N_VOCAB}; this model's ids are 0 to {N_VOCAB - 1}"),
+        ([-1], 1, "token id -1"),
+    ],
+)
+def test_a_request_the_model_cannot_take_is_refused_with_the_numbers(params, inputs, n, message):
+    with pytest.raises(ValueError, match=message):
+        generated(params, inputs, n)
+
+
+def test_the_cache_is_as_large_as_the_request_and_no_larger(params, monkeypatch):
+    sizes, original = [], gpt2.kv_cache
+
+    def noting(*args, **options):
+        cache = original(*args, **options)
+        sizes.append(cache[0].k.shape)
+        return cache
+
+    monkeypatch.setattr(gpt2, "kv_cache", noting)
+    generated(params, [1, 2, 3], 5)
+    assert sizes == [(N_HEAD, 7, HPARAMS["n_embd"] // N_HEAD)]
+
+
+def test_the_same_seed_gives_the_same_ids_and_another_seed_others(params):
+    def draw(seed):
+        return generated(params, [1], 20, sampler=make_sampler(temperature=1.5), rng=np.random.default_rng(seed))
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+# ---- the house -------------------------------------------------------------------------------------------------
+
+
+def modules_imported_by(name):
+    code = f"import sys; before = set(sys.modules); import {name}; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True, check=True)
+    return {module.split(".")[0] for module in done.stdout.split()}
+
+
+def test_importing_the_model_needs_numpy_alone():
+    third_party = {"regex", "fire", "tqdm", "requests", "safetensors", "tensorflow", "encoder", "utils", "cli"}
+    assert modules_imported_by("gpt2") & third_party == set()
+
+
+def test_the_textbook_form_imports_nothing_of_the_model_it_judges():
+    assert modules_imported_by("gpt2_pico") & {"gpt2", "sampling", "cli", "utils"} == set()
