@@ -152,16 +152,25 @@ def greedy(logits, rng=None):
     return best
 
 
-def sample(logits, rng=None, temperature=1.0, top_k=None, top_p=None):
-    """Draw one id after the temperature and whatever truncation is given."""
+def distribution(logits, temperature=1.0, top_k=None, top_p=None):
+    """The probabilities a token is drawn from: float64 [n_vocab], 0 for what was truncated.
+
+    >>> distribution(np.array([1.0, 2.0, 3.0, 4.0]), temperature=2.0, top_k=2).round(6).tolist()
+    [0.0, 0.0, 0.377541, 0.622459]
+    """
     if temperature < GREEDY_BELOW:
-        return greedy(logits)
+        return softmax_with_temperature(logits, temperature)
     logits = (np.asarray(logits, dtype=np.float64) - largest(logits)) / temperature
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:
         logits = keep_top_p(logits, top_p)
-    return sample_categorical(softmax_with_temperature(logits), rng)
+    return softmax_with_temperature(logits)
+
+
+def sample(logits, rng=None, **knobs):
+    """Draw one id from the distribution that the knobs leave."""
+    return sample_categorical(distribution(logits, **knobs), rng)
 
 
 def make_sampler(strategy=None, **knobs):
@@ -188,7 +197,7 @@ def make_sampler(strategy=None, **knobs):
     if strategy == "greedy":
         if knobs:
             raise ValueError(
-                f"{one_of(knobs)} has no effect with strategy greedy: leave it out, or choose another strategy"
+                f"{one_of(knobs)} cannot be set with strategy greedy: leave it out, or name another strategy"
             )
         return greedy
     return functools.partial(sample, **STRATEGIES[strategy] | knobs)
