@@ -10,9 +10,9 @@ import os
 import sys
 
 import numpy as np
-import utils
 
 import sampling
+import utils
 
 DEBUG = "PICOGPT_DEBUG"  # set to 1 to see the traceback behind an error
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_gpt2 import HPARAMS, random_params
 
 import gpt2
 import gpt2_pico
+from random_gpt2 import HPARAMS, random_params
 from sampling import make_sampler
 
 HERE = Path(__file__).parent

