@@ -6,9 +6,10 @@ PYTHON ?= python3
 PROMPT ?= Once upon a time, there was a little dragon who was afraid of
 ARGS   ?= --temperature 0.8
 
-# The prompt reaches Python through the environment, so that no shell or make reads its quotes and dollars.
-override export PROMPT := $(value PROMPT)
-# The tests must not see settings meant for `make run`.
+# The prompt reaches Python through the environment, so that neither make nor the shell reads its quotes and dollars.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
 .PHONY: run test install clean
 
 run: .venv/installed

@@ -57,12 +57,6 @@ def fail(error, code):
     sys.exit(code)
 
 
-def remark(text):
-    """Tell a person at a terminal; say nothing to a log or a pipe."""
-    if sys.stderr.isatty():
-        print(text, file=sys.stderr)
-
-
 # ---- one prompt, one text --------------------------------------------------------------------------------------
 
 
@@ -118,7 +112,7 @@ def make_rng(seed, sampler):
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
         if sampler is not sampling.greedy:
-            remark(f"seed {seed}")
+            utils.notice(f"seed {seed}")
     return np.random.default_rng([seed, 0, 0])
 
 
@@ -127,7 +121,7 @@ def check_context(n_prompt, n_tokens_to_generate, n_ctx):
         raise ValueError(f"the prompt has {n_prompt} tokens; this model reads at most {n_ctx}: shorten it")
     room = n_ctx - max(n_prompt, 1) + 1  # the last token is never fed back
     if room < n_tokens_to_generate:
-        remark(f"the context of {n_ctx} tokens leaves room for {room} of the {n_tokens_to_generate} new ones")
+        utils.notice(f"the context of {n_ctx} tokens leaves room for {room} of the {n_tokens_to_generate} new ones")
 
 
 def write(pieces):
