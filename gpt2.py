@@ -196,23 +196,27 @@ def main(
     python gpt2.py "PROMPT" [--flag value ...]
 
     The text
-      --n_tokens_to_generate  how many tokens to add at most (40); a token is about three quarters of a word
-      --model_size            124M, 355M, 774M, 1558M, tiny, or another folder with a model (124M)
-      --models_dir            where models are kept, and downloaded to (models)
+      --n_tokens_to_generate N   add at most N tokens, of about four letters each (40)
+      --model_size NAME          124M, 355M, 774M, 1558M, or tiny, which is bundled;
+                                 the name or path of another model's folder (124M)
+      --models_dir FOLDER        where models are kept, and downloaded to (models)
 
-    How each token is chosen (the likeliest one, unless one of these is given)
-      --temperature           draw at random: below 1 cautious, above 1 daring, 0 the likeliest; 0.8 is a good start
-      --top_p                 draw from the fewest tokens that have this much probability together; 0.9
-      --top_k                 draw from this many of the likeliest tokens; 50
-      --strategy              one of these by name: greedy, temperature, top_k, top_p, temperature_top_k,
-                              temperature_top_p
-      --seed                  a whole number; the same seed gives the same text
+    How each token is chosen: the likeliest one, unless you say otherwise
+      --temperature T            draw at random; below 1 cautious, above 1 daring,
+                                 0 the likeliest; try 0.8
+      --top_p P                  draw from the fewest tokens that have probability P
+                                 together, 0 to 1; try 0.9
+      --top_k K                  draw from the K likeliest tokens; try 50
+      --strategy NAME            greedy, temperature, top_k, top_p, temperature_top_k,
+                                 temperature_top_p; those not greedy draw with
+                                 temperature 1, top_k 50 or top_p 0.9 if not given
+      --seed N                   the same number, the same text (a new one each time)
 
     Examples
       python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8
       python gpt2.py "Alan Turing theorized that computers would one day become"
       python gpt2.py "The meaning of life is" --strategy top_p --top_p 0.9 --seed 7
-      python gpt2.py "In the beginning" --temperature 0.7 --top_k 40 --n_tokens_to_generate 200 > text.txt
+      python gpt2.py "In the beginning" --temperature 0.7 --top_k 40 > text.txt
     """
     import cli
 

@@ -62,7 +62,7 @@ def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, st
 
 
 def main(prompt=None, *words, n_tokens_to_generate=40, model_size="124M", models_dir="models", **flags):
-    """Continue a text with GPT-2 in its plainest form, slowly: gpt2.py is the tool, with the same flags."""
+    """Continue a text with GPT-2 in its plainest form, slowly. The flags are those of python gpt2.py --help."""
     import cli
 
     cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, **flags)
