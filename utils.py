@@ -105,14 +105,14 @@ def load_encoder_hparams_and_params(model_size, models_dir):
 def load_tensors(folder, shapes, official):
     """Return the weights {path: array}, one for each of `shapes`, from the saved copy or else from the checkpoint."""
     copy, index = folder / COPY, checkpoint_index(folder)
-    if is_current(copy, index):
+    if is_current(copy, index, shapes):
         return map_tensors(copy, shapes)
     provide(folder, [index.name], official)
     import_tensorflow(folder)  # if that fails, better now than after a long download
     provide(folder, WEIGHT_FILES if official else [], official)
     try:
         with locked(folder):
-            if not is_current(copy, index):  # another process may just have made it
+            if not is_current(copy, index, shapes):  # another process may just have made it
                 convert(index, copy, shapes)
         return map_tensors(copy, shapes)
     except OSError as error:
@@ -178,18 +178,19 @@ def official_files(folder, models_dir):
 def provide(folder, names, official):
     """Make sure that the files `names` are in `folder`: the official ones are downloaded, others must be there."""
     missing = [name for name in names if not is_complete(folder / name, official)]
-    if missing and not official:
+    if not missing:
+        return
+    if not official:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}: the folder of a model holds {', '.join(TEXT_FILES + WEIGHT_FILES)} "
             f"(or {COPY} in place of the last three); copy there what is missing"
         )
     try:
-        if missing:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder):
-                for name in missing:
-                    if not is_complete(folder / name, official):  # another process may just have brought it
-                        download(folder / name, *official[name])
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            for name in missing:
+                if not is_complete(folder / name, official):  # another process may just have brought it
+                    download(folder / name, *official[name])
     except OSError as error:
         raise CheckpointError(
             f"cannot download to {folder}: {error}; make room, make it writable or choose another --models_dir"
@@ -208,7 +209,8 @@ def download(target, size, sha256):
     """
     import requests
 
-    url = f"{base_url()}/{target.parent.name}/{target.name}"
+    base_url = (os.environ.get("PICOGPT_MODELS_URL") or BASE_URL).rstrip("/")
+    url = f"{base_url}/{target.parent.name}/{target.name}"
     part = target.with_name(f"{target.name}.part")
     passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     for wait in (*BACK_OFF, None):
@@ -275,7 +277,7 @@ def goes_on(response, start, part):
 
 
 def sha256_of(path):
-    """Return a SHA-256 that has seen the file, or nothing where there is none, and can be shown more."""
+    """Return a SHA-256 that has seen the file, if there is one, and can be shown more."""
     digest = hashlib.sha256()
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -293,16 +295,12 @@ def verify(part, url, what, expected, found):
         )
 
 
-def base_url():
-    return (os.environ.get("PICOGPT_MODELS_URL") or BASE_URL).rstrip("/")
-
-
 def by_hand(url, folder, error):
     files = ", ".join(sorted((*TEXT_FILES, *WEIGHT_FILES, "model.ckpt.meta")))
     return (
         f"could not download {url}: {reason(error)}.\n"
         f"To do it by hand, put the files {files} (model.ckpt.meta is not needed) "
-        f"from {base_url()}/{folder.name}/ into {folder}.\n"
+        f"from {url.rpartition('/')[0]}/ into {folder}.\n"
         "Meanwhile try the bundled model: --model_size tiny"
     )
 
@@ -350,7 +348,7 @@ def try_lock(file):
 def new_file(path):
     """Open a file that becomes `path` once it is whole and on the disk, and is gone if anything goes wrong."""
     for left in path.parent.glob(f"{path.name}.*.part"):  # by a process that was killed
-        left.unlink()
+        left.unlink(missing_ok=True)
     part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
@@ -383,9 +381,8 @@ def convert(index, copy, shapes):
     """
     source = sha256_of(index).hexdigest()
     found, read = open_checkpoint(index)
-    expected = {f"model/{path}": ("float32", in_checkpoint(path, shape)) for path, shape in shapes.items()}
-    check(index.with_suffix(""), expected, found)
-    write_safetensors(copy, shapes, source, lambda path: read(f"model/{path}"))
+    check(index.with_suffix(""), in_checkpoint(shapes), found)
+    write_safetensors(copy, in_safetensors(shapes), source, map(read, in_checkpoint(shapes)))
 
 
 def convert_for_this_run(index, shapes):
@@ -410,9 +407,10 @@ def open_checkpoint(index):
     def guarded(read, *arguments):
         try:
             return read(*arguments)
-        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # TensorFlow's reader raises all
+        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # its reader raises all of them
+            first_line, *_ = str(error).split("\n")
             raise CheckpointError(
-                f"the checkpoint {prefix} cannot be read ({str(error).splitlines()[0]}): delete {prefix.name}.index "
+                f"the checkpoint {prefix} cannot be read ({first_line}): delete {prefix.name}.index "
                 f"and {prefix.name}.data-*, then run again if they were downloaded, else copy them there anew"
             ) from error
 
@@ -451,30 +449,30 @@ def silent_stderr():
         os.close(stderr)
 
 
-def write_safetensors(path, shapes, source, read):
+def write_safetensors(path, shapes, source, tensors):
     """Write a safetensors file: the length of the header (8 bytes), the header (JSON), the tensors without gaps.
 
-    shapes: {path of a tensor: shape}, in the order to write. source: a name for where they are from.
-    read: a function from the path of a tensor to its float32 array.
+    shapes: {name: (dtype, shape)}. source: a name for where they are from. tensors: the float32 arrays, in that order.
     """
     from tqdm import tqdm
 
     header, end = {"__metadata__": {"format": "pt", "source": source}}, 0  # "pt" lets other libraries load it, too
-    for name, shape in shapes.items():
+    for name, (dtype, shape) in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
-        header[in_safetensors(name)] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-(8 + len(text)) % 64)  # so that the tensors begin where a line of the CPU's cache does
-    with new_file(path) as file:
+    bar = tqdm(tensors, desc=f"converting to {COPY}", total=len(shapes), unit=" tensors", disable=None, leave=False)
+    with new_file(path) as file, bar:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in tqdm(shapes, desc=f"converting to {COPY}", unit=" tensors", disable=None, leave=False):
-            file.write(np.ascontiguousarray(read(name), dtype="<f4"))
+        for tensor in bar:
+            file.write(np.ascontiguousarray(tensor, dtype="<f4"))
 
 
 # ---- map -------------------------------------------------------------------------------------------------------
 
 
-def is_current(copy, index):
+def is_current(copy, index, shapes):
     """Whether the saved copy is whole and was made from the checkpoint with that index.
 
     The index holds a checksum of every tensor, so the SHA-256 of this small file stands for all the weights.
@@ -482,10 +480,12 @@ def is_current(copy, index):
     if not (copy.is_file() and index.is_file()):
         return copy.is_file()  # without a checkpoint the copy is all there is
     try:
-        _, source = read_header(copy)
+        found, source = read_header(copy)
     except CheckpointError:
         return False
-    return source in (None, sha256_of(index).hexdigest())  # None: it was not made here and is not ours to replace
+    if source is None:  # it was not made here, and is not ours to replace
+        return True
+    return source == sha256_of(index).hexdigest() and found == in_safetensors(shapes)
 
 
 def map_tensors(copy, shapes):
@@ -495,13 +495,13 @@ def map_tensors(copy, shapes):
     CheckpointError: the file is damaged or does not fit hparams.json.
     """
     found, _ = read_header(copy)
-    check(copy, {in_safetensors(path): ("F32", shape) for path, shape in shapes.items()}, found)
+    check(copy, in_safetensors(shapes), found)
     sizes = [math.prod(shape) for _, shape in found.values()]
     mapping = np.memmap(copy, "<f4", mode="r", offset=copy.stat().st_size - 4 * sum(sizes))
     # Plain arrays, as a memmap is slower in every operation.
     parts = np.split(mapping.view(np.ndarray), np.cumsum(sizes)[:-1])
     tensors = {name: part.reshape(shape) for part, (name, (_, shape)) in zip(parts, found.items(), strict=True)}
-    return {path: tensors[in_safetensors(path)] for path in shapes}
+    return {path: tensors[name] for path, name in zip(shapes, in_safetensors(shapes), strict=True)}
 
 
 def read_header(copy):
@@ -577,19 +577,29 @@ def layout(hparams):
     return {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)} | blocks | norm("ln_f")
 
 
-def in_checkpoint(path, shape):
-    """Return the shape of a tensor in the checkpoint, where a kernel is that of a convolution over single tokens."""
-    return (1, *shape) if path.endswith("/w") else shape
+def in_checkpoint(shapes):
+    """Return {name: (dtype, shape)} as it is in a checkpoint, where a kernel is that of a convolution over one token.
 
-
-def in_safetensors(path):
-    """Return the name of a tensor in the safetensors file, which is the one that Hugging Face gives it.
-
-    >>> [in_safetensors(path) for path in ("wte", "h0/ln_1/g", "h0/attn/c_attn/w", "h0/attn/c_attn/b")]
-    ['wte.weight', 'h.0.ln_1.weight', 'h.0.attn.c_attn.weight', 'h.0.attn.c_attn.bias']
+    >>> in_checkpoint({"wte": (50257, 768), "h0/attn/c_attn/w": (768, 2304)})
+    {'model/wte': ('float32', (50257, 768)), 'model/h0/attn/c_attn/w': ('float32', (1, 768, 2304))}
     """
-    name, _, leaf = re.sub(r"^h(\d)", r"h.\1", path).replace("/", ".").rpartition(".")
-    return {"g": f"{name}.weight", "w": f"{name}.weight", "b": f"{name}.bias"}.get(leaf, f"{leaf}.weight")
+    kernels = {path: (1, *shape) for path, shape in shapes.items() if path.endswith("/w")}
+    return {f"model/{path}": ("float32", shape) for path, shape in (shapes | kernels).items()}
+
+
+def in_safetensors(shapes):
+    """Return {name: (dtype, shape)} as it is in a safetensors file, where the names are those Hugging Face gives.
+
+    >>> list(in_safetensors({"wte": (50257, 768), "h0/ln_1/g": (768,), "h0/attn/c_attn/b": (2304,)}))
+    ['wte.weight', 'h.0.ln_1.weight', 'h.0.attn.c_attn.bias']
+    """
+    leaves = {"wte": "wte.weight", "wpe": "wpe.weight", "g": "weight", "w": "weight", "b": "bias"}
+
+    def name(path):
+        *branches, leaf = re.sub(r"^h(\d)", r"h/\1", path).split("/")
+        return ".".join([*branches, leaves[leaf]])
+
+    return {name(path): ("F32", shape) for path, shape in shapes.items()}
 
 
 def check(where, expected, found):

@@ -29,14 +29,14 @@ SIZES = {  # n_embd, n_head, n_layer
 }
 
 
-def initial(path, shape, n_layer, rng):
+def initial(name, shape, n_layer, rng):
     """One tensor as GPT-2 is initialised before training: section 2.3 of its paper, and the scales of its code."""
-    if path.endswith("/g"):
+    if name.endswith("/g"):
         return np.ones(shape, dtype=np.float32)
-    if path.endswith("/b"):
+    if name.endswith("/b"):
         return np.zeros(shape, dtype=np.float32)
-    scale = 0.01 if path == "wpe" else 0.02
-    if path.endswith("c_proj/w"):
+    scale = 0.01 if name == "model/wpe" else 0.02
+    if name.endswith("c_proj/w"):
         scale /= (2 * n_layer) ** 0.5  # 2 * n_layer of these add up in the residual stream
     tensor = rng.standard_normal(shape, dtype=np.float32)
     tensor *= np.float32(scale)
@@ -59,8 +59,8 @@ def main(size, models_dir, name=None, seed=0):
 
     tf, rng = import_tensorflow(folder), np.random.default_rng(seed)
     tensors = {
-        f"model/{path}": tf.constant(initial(path, in_checkpoint(path, shape), n_layer, rng))
-        for path, shape in layout(hparams).items()
+        name: tf.constant(initial(name, shape, n_layer, rng))
+        for name, (_, shape) in in_checkpoint(layout(hparams)).items()
     }
     names = sorted(tensors)
     tf.raw_ops.SaveV2(

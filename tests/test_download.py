@@ -35,7 +35,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.script, self.requests = {}, defaultdict(list), []
+        self.files, self.script, self.requests, self.encodings = {}, defaultdict(list), [], set()
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -54,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
+        self.server.encodings.add(self.headers.get("Accept-Encoding"))
         script = self.server.script[self.path]
         word, _, argument = (script.pop(0) if script else "good").partition(" ")
         if word == "good" and self.path not in self.server.files:
@@ -203,10 +204,14 @@ def test_a_slash_after_the_address_does_no_harm(server, models, monkeypatch):
     assert_loads(models)
 
 
-def test_without_a_setting_the_address_is_openai_s(monkeypatch):
-    for value in ("", None):
-        monkeypatch.setenv("PICOGPT_MODELS_URL", value) if value == "" else monkeypatch.delenv("PICOGPT_MODELS_URL")
-        assert utils.base_url() == "https://openaipublic.blob.core.windows.net/gpt-2/models"
+@pytest.mark.parametrize("setting", ["", None])
+def test_without_a_setting_the_address_is_openai_s(models, monkeypatch, setting):
+    monkeypatch.delenv("PICOGPT_MODELS_URL") if setting is None else monkeypatch.setenv("PICOGPT_MODELS_URL", setting)
+    monkeypatch.setattr(utils, "receive", lambda url, part, size: pytest.fail(url))
+    with pytest.raises(
+        pytest.fail.Exception, match=r"https://openaipublic.blob.core.windows.net/gpt-2/models/124M/hpara"
+    ):
+        load(models)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +236,7 @@ def test_without_a_setting_the_address_is_openai_s(monkeypatch):
 @pytest.mark.parametrize("name", ["hparams.json", DATA])
 def test_a_troubled_connection_is_overcome(server, models, name, words):
     server.files["/elsewhere"] = server.files[f"/124M/{name}"]
-    server.script[f"/124M/{name}"] = words
+    server.script[f"/124M/{name}"] = list(words)
     assert_loads(models)
     assert server.script[f"/124M/{name}"] == []
 
@@ -249,6 +254,11 @@ def test_only_what_is_missing_of_a_file_is_asked_for(server, models):
     assert_loads(models)
     half = len(raw) // 2 // utils.CHUNK * utils.CHUNK  # the last chunk is lost with the connection
     assert [asked for path, asked in server.requests if path.endswith(DATA)] == [None, f"bytes={half}-"]
+
+
+def test_the_bytes_are_asked_for_as_they_are_for_one_cannot_go_on_in_the_middle_of_a_zip(server, models):
+    load(models)
+    assert server.encodings == {"identity"}
 
 
 def test_a_download_goes_on_where_an_earlier_process_was_stopped(server, models):
@@ -327,9 +337,14 @@ def test_a_folder_elsewhere_is_never_downloaded_to_whatever_its_name(server, mod
 
 
 def assert_tells_how_to_do_without(message, models, base):
-    for name in [*NEEDED, "model.ckpt.meta is not needed", f"{base}/124M/", str(models / "124M"), "--model_size tiny"]:
+    for name in [
+        *NEEDED,
+        "model.ckpt.meta is not needed",
+        f"from {base}/124M/ into {models / '124M'}",
+        "--model_size tiny",
+    ]:
         assert name in message
-    assert len(message) < 1000 and "object at 0x" not in message
+    assert len(message) < 1000 and "HTTPConnection" not in message
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
