@@ -96,7 +96,7 @@ def check_prompt(prompt, words):
 
 
 def check_flags(flags):
-    known = ("n_tokens_to_generate", "model_size", "models_dir", "seed", "strategy", *sampling.KNOBS)
+    known = ("n_tokens_to_generate", "model_size", "models_dir", "seed", "strategy", "preset", *sampling.KNOBS)
     for name in flags:
         if name not in known:
             raise ValueError(f"there is no flag --{name}{sampling.did_you_mean(name, known)}; --help explains them")

@@ -63,12 +63,10 @@ def causal_mask(n_seq, n_total):  # -> [n_seq, n_total]
     return (1 - np.tri(n_seq, n_total, n_total - n_seq, dtype=np.float32)) * -1e10
 
 
-def attention(
-    q, k, v, mask
-):  # [..., n_seq, d_head], [..., n_total, d_head] twice, [n_seq, n_total] -> [..., n_seq, d_head]
+def attention(q, k, v, mask):  # q [..., n_seq, d_head], k and v [..., n_total, d_head], mask [n_seq, n_total]
     """For each query, the average of the values, weighted by how well their keys match (Vaswani et al. 2017)."""
-    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask  # [..., n_seq, n_total]
-    return softmax(scores) @ v  # [..., n_seq, n_total] @ [..., n_total, d_head] -> [..., n_seq, d_head]
+    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask  # [..., n_seq, d_head] -> [..., n_seq, n_total]
+    return softmax(scores) @ v  # [..., n_seq, n_total] -> [..., n_seq, d_head]
 
 
 def split_heads(x, n_head):  # [..., n_seq, n_embd] -> [..., n_head, n_seq, d_head]
@@ -141,13 +139,14 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
     return project(layer_norm(x, **ln_f), wte.T)  # [..., n_seq, n_embd] -> [..., n_seq, n_vocab]
 
 
-def generate(inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=()):
+def generate(inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=(), processor=None):
     """Yield the ids that continue `inputs`, one at a time, each as soon as it is known.
 
     inputs: the prompt's ids, left untouched; an empty prompt starts from `<|endoftext|>`.
     sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
     rng: a numpy Generator handed to the sampler; a fresh one when None.
     stop_ids: ids that end the text; they are not yielded.
+    processor: (logits, ids so far) -> logits, for penalties and bans, called before the sampler.
     Stops sooner where the context ends: the last id is never fed back, so prompt + new - 1 <= n_ctx.
     Raises ValueError, on the first step, for a prompt the model cannot take.
     """
@@ -157,14 +156,17 @@ def generate(inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=N
     n_new = min(n_tokens_to_generate, n_ctx - len(ids) + 1)
     cache = kv_cache(params, n_head, n_positions=len(ids) + n_new - 1)
     rng = rng or np.random.default_rng()
+    unseen = ids  # by the model: at first the whole prompt (prefill), then the one id just chosen (decode)
     for _ in range(n_new):
-        # The first turn feeds the whole prompt (prefill), every later one the single id just chosen (decode).
-        logits = gpt2(ids, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [n_vocab]
+        logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [n_vocab]
+        if processor is not None:
+            logits = processor(logits, ids)
         next_id = int(sampler(logits, rng))
         if next_id in stop_ids:
             return
         yield next_id
-        ids = [next_id]
+        unseen = [next_id]
+        ids.append(next_id)
 
 
 def check_request(ids, n_tokens_to_generate, n_vocab, n_ctx):
@@ -189,7 +191,7 @@ def main(
     top_k=None,
     top_p=None,
     seed=None,
-    **unknown,
+    **more,
 ):
     """Continue a text with GPT-2.
 
@@ -207,9 +209,19 @@ def main(
       --top_p P                  draw from the fewest tokens that have probability P
                                  together, 0 to 1; try 0.9
       --top_k K                  draw from the K likeliest tokens; try 50
+      --min_p P                  ... from those at least P times as likely as the
+                                 likeliest, 0 to 1; try 0.05
+      --typical_p P              ... from the fewest whose surprise is about the
+                                 expected one, with probability P together; try 0.95
+      --entmax_alpha A           from softmax (1) to sparsemax (2); try 1.3
+      --mirostat_tau BITS        hold the surprise of the text at so many bits a token,
+                                 correcting by --mirostat_eta (0.1); try 5
       --strategy NAME            greedy, temperature, top_k, top_p, temperature_top_k,
-                                 temperature_top_p; those not greedy draw with
-                                 temperature 1, top_k 50 or top_p 0.9 if not given
+                                 temperature_top_p, min_p, typical, entmax, mirostat:
+                                 the knobs of that name, at "try" where not given,
+                                 temperature at 1
+      --preset NAME              code_generation, creative_writing, chatbot,
+                                 code_comments, data_analysis, exploratory_code
       --seed N                   the same number, the same text (a new one each time)
 
     Examples
@@ -221,7 +233,7 @@ def main(
     import cli
 
     knobs = {"strategy": strategy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, seed, **knobs, **unknown)
+    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, seed, **knobs, **more)
 
 
 if __name__ == "__main__":

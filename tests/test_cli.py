@@ -11,6 +11,7 @@ import pytest
 
 import cli
 import gpt2
+import sampling
 
 ROOT = Path(__file__).parent.parent
 STORY = "Once upon a time"
@@ -108,7 +109,9 @@ def test_dashes_inside_a_flag_s_name_are_as_good_as_underscores(typed):
         (["x", "--top_p", "9"], "top_p is 9; it must be a number from 0 to 1"),
         (["x", "--top_k", "many"], "top_k is 'many'"),
         (["x", "--strategy", "topp"], "Unknown sampling strategy: 'topp'; did you mean top_p?"),
-        (["x", "--strategy", "greedy", "--top_p", "0.9"], "top_p cannot be set with strategy greedy"),
+        (["x", "--strategy", "greedy", "--top_p", "0.9"], "top_p has no effect with strategy greedy"),
+        (["x", "--strategy", "top_p", "--entmax_alpha", "1.5"], "entmax_alpha has no effect with strategy top_p"),
+        (["x", "--preset", "chatbox"], "there is no preset 'chatbox'; did you mean chatbot?"),
         (["x", "--seed", "-5"], "seed is -5; it must be a whole number"),
         (["x", "--seed", "now"], "seed is 'now'"),
         (["x", "--n_tokens_to_generate", "2.5"], "n_tokens_to_generate is 2.5; it must be a whole number"),
@@ -171,9 +174,10 @@ def test_an_interrupt_is_exit_code_130_and_keeps_what_was_printed(monkeypatch, c
 def test_help_is_printed_and_nothing_is_run(flag):
     text = tell("x", flag)
     parameters = inspect.signature(gpt2.main).parameters.values()
-    flags = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    flags = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] + ["preset", *sampling.KNOBS]
     assert len(flags) >= 8
     assert [name for name in flags if f"--{name} " not in text] == []
+    assert [name for name in (*sampling.STRATEGIES, *sampling.PRESETS) if name not in text] == []
     assert max(map(len, text.splitlines())) <= 84
 
 
