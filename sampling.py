@@ -79,9 +79,17 @@ KNOBS = {
     "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as 0.1"),
 }
 PENALTIES = {
-    "repetition_penalty": (numbers.Real, lambda r: 0 < r < math.inf, "a number above 0, such as 1.2; 1 is none"),
-    "presence_penalty": (numbers.Real, lambda p: -math.inf < p < math.inf, "a number, such as 0.5; 0 is none"),
-    "frequency_penalty": (numbers.Real, lambda p: -math.inf < p < math.inf, "a number, such as 0.5; 0 is none"),
+    "repetition_penalty": (
+        numbers.Real,
+        lambda r: 0 < r <= 100,
+        "a number above 0 and up to 100; 1 is none",
+    ),
+    "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
+    "frequency_penalty": (
+        numbers.Real,
+        lambda p: -100 <= p <= 100,
+        "a number from -100 to 100; 0 is none",
+    ),
     "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 3; 0 is none"),
     "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 20; 0 is none"),
 }
@@ -94,12 +102,12 @@ def softmax_with_temperature(logits, temperature=1.0):
     """Probabilities exp(x / T) / sum(exp(x / T)): float64 [n_vocab] from logits [n_vocab].
 
     T below 1 sharpens, above 1 flattens; below 1e-5 all is on the greedy token.
-    Raises ValueError if a logit is NaN or +inf, or if all are -inf.
+    Raises ValueError if a logit is NaN or +inf, if all are -inf, or if there is no such temperature.
 
     >>> softmax_with_temperature(np.array([1.0, 2.0, 3.0, 4.0]), 0.5).round(6).tolist()
     [0.002144, 0.015842, 0.117059, 0.864955]
     """
-    if temperature < GREEDY_BELOW:
+    if check_knob("temperature", temperature, KNOBS) < GREEDY_BELOW:
         return np.eye(1, len(logits), greedy(logits))[0]
     return softmax(scale(logits, temperature))
 
@@ -141,7 +149,7 @@ def entmax(logits, alpha=1.3):
     [0.830719, 0.169281, 0.0, 0.0]
     """
     x = scale(logits)
-    if alpha - 1 < 1e-6:  # the limit, which the power below cannot reach
+    if check_knob("entmax_alpha", alpha, KNOBS) - 1 < 1e-6:  # the limit, which the power below cannot reach
         return softmax(x)
     x *= alpha - 1
     power = 1 / (alpha - 1)
@@ -542,9 +550,10 @@ def check_biases(logit_bias, banned_ids):
                 f"{token!r} is not a token id; logit_bias and banned_ids take whole numbers from 0 upwards"
             )
     for token, number in logit_bias.items():
-        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not number < math.inf:
+        is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+        if not is_number or not (-100 <= number <= 100 or number == -math.inf):
             raise ValueError(
-                f"logit_bias of token {token} is {number!r}; it must be a number, or -inf to ban the token"
+                f"logit_bias of token {token} is {number!r}; it must be a number from -100 to 100, or -inf to ban it"
             )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from fire import Fire
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 import gpt2
 import gpt2_pico
@@ -33,7 +33,7 @@ def cached(ids, params, n_head):
     return np.concatenate([gpt2.gpt2(piece, **params, n_head=n_head, cache=cache) for piece in pieces])
 
 
-def main(model_size="tiny", models_dir=str(ROOT / "models"), n_tokens=100):
+def main(model_size="tiny", models_dir="models", n_tokens=100):
     encoder, hparams, params = load_encoder_hparams_and_params(model_size, models_dir)
     n_head, ids = hparams["n_head"], encoder.encode(PROMPT)
     peer = hugging_face_model(params, **hparams)

@@ -1,4 +1,4 @@
-"""What one call of each sampler costs, on a vocabulary of GPT-2's size, beside NumPy's own argmax and a float64 softmax.
+"""What one call of each sampler costs, on a vocabulary of GPT-2's size, beside NumPy's argmax and a float64 softmax.
 
     python benchmarks/sampling.py
 
@@ -6,6 +6,7 @@ Logits are float32 [50257]: "peaked" are like a trained model's, where a few tok
 "flat" have so little difference that thousands have some. All take turns in every round; the ratios are the result.
 """
 
+import functools
 import json
 import sys
 import time
@@ -50,8 +51,7 @@ def microseconds(function, calls):
 def contenders(logits):
     rng = np.random.default_rng(0)
     calls = {"np.argmax": lambda: np.argmax(logits), "softmax": lambda: softmax(logits)}
-    for strategy in STRATEGIES:
-        calls[strategy] = lambda sampler=make_sampler(strategy): sampler(logits, rng)
+    calls |= {strategy: functools.partial(make_sampler(strategy), logits, rng) for strategy in STRATEGIES}
     return calls
 
 
@@ -86,7 +86,8 @@ def main(rounds=15, calls=20):
             results.append(result)
             print(
                 f"{name:6} {strategy:12} {result['microseconds']:6} us, {result['ratio']:5} times {yardstick:11} "
-                f"(at most {result['budget']}: {'yes' if result['within'] else 'NO'}), {result['arrays']} arrays at once"
+                f"(at most {result['budget']}: {'yes' if result['within'] else 'NO'}), "
+                f"{result['arrays']} arrays at once"
             )
     print(json.dumps({"n_vocab": N_VOCAB, "numpy": np.__version__, "results": results}))
 

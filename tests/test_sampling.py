@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from make_golden_sampling import evenly_spaced, inputs, packed
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # so that this file runs as a script, too
 
 import sampling
 from encoder import get_encoder
+from make_golden_sampling import evenly_spaced, inputs, packed
 from sampling import (
     PRESETS,
     STRATEGIES,
@@ -1089,10 +1090,8 @@ def test_a_thousand_draws_follow_the_temperature(temperature):
 
 
 def test_the_thousand_draws_are_a_script_that_prints_the_counts():
-    here = Path(__file__)
-    script = [sys.executable, "-W", "error", here.name]
-    environment = os.environ | {"PYTHONPATH": str(here.parent.parent)}
-    shown = subprocess.run(script, cwd=here.parent, env=environment, capture_output=True, encoding="utf-8", check=True)
+    script = [sys.executable, "-W", "error", __file__]
+    shown = subprocess.run(script, capture_output=True, encoding="utf-8", check=True)
     lines = [f"Temperature={temperature}: {draw_a_thousand(temperature)}" for temperature in (0.1, 0.5, 1.0, 2.0)]
     assert shown.stdout.splitlines() == lines
 
