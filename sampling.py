@@ -282,7 +282,7 @@ def candidates(logits, temperature=1.0, **knobs):
     return ids, x
 
 
-def distribution(logits, entmax_alpha=1.0, **knobs):
+def distribution(logits, *, entmax_alpha=1.0, **knobs):
     """The probabilities that a token is drawn with: float64 [n_vocab]. The knobs are those of `make_sampler`.
 
     >>> distribution(np.array([1.0, 2.0, 3.0, 4.0]), temperature=2.0, top_k=2).round(6).tolist()
@@ -321,7 +321,7 @@ def sample_categorical(probs, rng=None):
     return int(np.searchsorted(cdf, rng.random() * cdf[-1], side="right"))
 
 
-def sample(logits, rng=None, entmax_alpha=1.0, **knobs):
+def sample(logits, rng=None, *, entmax_alpha=1.0, **knobs):
     """Draw one id from what the knobs leave."""
     ids, x = candidates(logits, **knobs)
     weights = np.exp(x, out=x) if entmax_alpha == 1 else entmax(x, entmax_alpha)  # softmax but for the sum
