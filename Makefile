@@ -3,8 +3,8 @@
 # make install   just make .venv
 # Another Python: make run PYTHON=python3.12
 PYTHON ?= python3
-PROMPT ?= Once upon a time, there was a little dragon who was afraid of
-ARGS   ?= --temperature 0.8
+PROMPT ?= Once upon a time, there was a little girl named Lily. One day, she found a
+ARGS   ?= --temperature 0.7
 
 # The prompt reaches Python through the environment, so that neither make nor the shell reads its quotes and dollars.
 override PROMPT := $(value PROMPT)
@@ -13,7 +13,7 @@ export PROMPT
 .PHONY: run test install clean
 
 run: .venv/installed
-	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 200 $(ARGS)
+	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 300 $(ARGS)
 
 test: .venv/installed-dev
 	.venv/bin/ruff check .
