@@ -12,7 +12,8 @@ The sizes, as the comments spell them:
     ...        leading batch axes, none or many; every sequence of a batch has the same length
 
 All weights and all activations are float32. Parameter names are the checkpoint's own, so that the tree of
-weights unpacks straight into the functions with `**`.
+weights unpacks straight into the functions with `**`. A model that is not quite GPT-2 says so in the tree: a block's
+mlp may name its activation, a norm its eps.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and the code OpenAI
 published with it; the compact NumPy form is after Jay Mody's picoGPT.
@@ -28,6 +29,21 @@ def gelu(x):
     # A Python float keeps float32 arrays float32; np.sqrt(2 / np.pi) is a float64 scalar and would not.
     # And x * x * x is fifty times faster than x**3.
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def gelu_erf(x):
+    """Smooth ReLU, x * Phi(x), exact to float32: nanoGPT's. NumPy has no erf, so Phi is Hastings' (1955; it is
+    formula 7.1.26 in Abramowitz and Stegun): off by 7.5e-8 at most, and told here as the tail beyond |x|."""
+    t = 1 / (1 + 0.3275911 * 0.5**0.5 * np.abs(x))
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return relu(x) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu}
 
 
 def softmax(x):
@@ -52,9 +68,9 @@ def linear(x, w, b):  # [..., n_in], [n_in, n_out], [n_out] -> [..., n_out]
     return project(x, w) + b
 
 
-def ffn(x, c_fc, c_proj):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
     """Feed-forward network: up to four times the width, a nonlinearity, back down; each position by itself."""
-    x = gelu(linear(x, **c_fc))  # [..., n_seq, n_embd] -> [..., n_seq, 4 * n_embd]
+    x = ACTIVATIONS[activation](linear(x, **c_fc))  # [..., n_seq, n_embd] -> [..., n_seq, 4 * n_embd]
     return linear(x, **c_proj)  # [..., n_seq, 4 * n_embd] -> [..., n_seq, n_embd]
 
 

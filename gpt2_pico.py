@@ -3,11 +3,20 @@
 Slow, short, and the judge of gpt2.py: the tests compare the two.
 """
 
+from math import erf
+
 import numpy as np
 
 
 def gelu(x):
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))
+
+
+def gelu_erf(x):
+    return x * np.vectorize(lambda z: (1 + erf(z / 2**0.5)) / 2, otypes=[x.dtype])(x)
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": lambda x: np.maximum(x, 0)}
 
 
 def softmax(x):
@@ -24,8 +33,8 @@ def linear(x, w, b):  # [n_seq, n_in], [n_in, n_out], [n_out] -> [n_seq, n_out]
     return x @ w + b
 
 
-def ffn(x, c_fc, c_proj):  # [n_seq, n_embd] -> [n_seq, 4 * n_embd] -> [n_seq, n_embd]
-    return linear(gelu(linear(x, **c_fc)), **c_proj)
+def ffn(x, c_fc, c_proj, activation="gelu"):  # [n_seq, n_embd] -> [n_seq, 4 * n_embd] -> [n_seq, n_embd]
+    return linear(ACTIVATIONS[activation](linear(x, **c_fc)), **c_proj)
 
 
 def attention(q, k, v, mask):  # 3 of [n_seq, d_head], [n_seq, n_seq] -> [n_seq, d_head]

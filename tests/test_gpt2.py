@@ -1,6 +1,7 @@
 """gpt2.py against its oracles: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
 
 import inspect
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,26 @@ def test_the_textbook_form_agrees_with_transformers_too(params, golden):
         close(gpt2_pico.gpt2(ids, **params, n_head=N_HEAD), logits)
 
 
+def test_gelu_erf_is_x_times_the_normal_distribution_function():
+    x = np.linspace(-12, 12, 40_001, dtype=np.float32)
+    exact = [v * 0.5 * math.erfc(-v * 0.5**0.5) for v in x.tolist()]
+    np.testing.assert_allclose(gpt2.gelu_erf(x), exact, rtol=1e-7, atol=4e-7)
+    np.testing.assert_allclose(gpt2_pico.ACTIVATIONS["gelu_erf"](x), exact, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(gpt2.gelu_erf(np.float32([0, 1e4, -1e4])), [0, 1e4, 0])
+
+
+@pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
+def test_both_forms_take_the_activation_and_the_eps_from_the_tree(activation, params):
+    blocks = [
+        {**block, "ln_1": {**block["ln_1"], "eps": 0.1}, "mlp": {**block["mlp"], "activation": activation}}
+        for block in params["blocks"]
+    ]
+    changed = {**params, "blocks": blocks, "ln_f": {**params["ln_f"], "eps": 0.2}}
+    logits = forward(changed, ids_of(6, 20))
+    close(logits, gpt2_pico.gpt2(ids_of(6, 20), **changed, n_head=N_HEAD))
+    assert np.abs(logits - forward(params, ids_of(6, 20))).max() > 0.01
+
+
 def test_the_golden_logits_are_not_flat(golden):
     assert golden["logits"].std() > 1  # or the tests above would prove little
 
@@ -107,9 +128,12 @@ def test_a_later_token_changes_nothing_before_it(params):
     assert np.abs(a[8:] - b[8:]).max(axis=-1).min() > 1e-3
 
 
-def test_everything_stays_float32(params, monkeypatch):
+@pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
+def test_everything_stays_float32(activation, params, monkeypatch):
+    blocks = [{**block, "mlp": {**block["mlp"], "activation": activation}} for block in params["blocks"]]
+    params = {**params, "blocks": blocks}
     seen = []
-    for name in ("gelu", "softmax", "layer_norm", "project", "causal_mask", "attention", "split_heads", "gpt2"):
+    for name in ("linear", "softmax", "layer_norm", "project", "causal_mask", "attention", "split_heads", "gpt2"):
         original = getattr(gpt2, name)
 
         def recording(*args, _original=original, _name=name, **kwargs):
@@ -121,7 +145,7 @@ def test_everything_stays_float32(params, monkeypatch):
     cache = gpt2.kv_cache(params, N_HEAD, 8)
     gpt2.gpt2([1, 2, 3], **params, n_head=N_HEAD, cache=cache)
     gpt2.gpt2([4], **params, n_head=N_HEAD, cache=cache, last_only=True)
-    assert {name for name, _ in seen} >= {"gelu", "softmax", "project", "attention"}
+    assert {name for name, _ in seen} >= {"linear", "softmax", "project", "attention"}
     assert [(name, dtype) for name, dtype in seen if dtype != np.float32] == []
     assert cache[0].k.dtype == cache[0].v.dtype == np.float32
     assert gpt2_pico.gpt2([1, 2, 3], **params, n_head=N_HEAD).dtype == np.float32
