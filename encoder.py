@@ -46,6 +46,10 @@ END_OF_TEXT = "<|endoftext|>"  # stands between the documents of the training te
 # most one space before it; then white space, which leaves its last character to the piece that follows.
 PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
+# What tokenizer.json says of that.
+TOKENIZER = {"type": "BPE", "pre_tokenizer": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+TOKENIZER |= {"normalizer": None, "ignore_merges": False}
+
 CACHE_SIZE = 2**15  # pieces whose ids are remembered; a megabyte of prose has about as many different ones
 CACHE_LONGEST = 32  # characters; a longer piece hardly ever comes twice
 
@@ -113,8 +117,11 @@ class Encoder:
     bpe_merges: pairs of symbols, the first learnt first. A merge whose result has no id is left out.
 
     Attributes: `encoder`; `decoder`, id -> token; `ranks`, pair -> place among the merges; `n_vocab`, the
-    largest id + 1; `end_of_text`, the id of `<|endoftext|>`, or None in a vocabulary without it.
+    largest id + 1; `end_of_text`, the id of `<|endoftext|>`, or None in a vocabulary without it; `start`, the id that
+    stands in for an empty prompt: that one, or else the id of a new line, or else the last.
     """
+
+    new_line = SYMBOL_OF[ord("\n")]
 
     def __init__(self, encoder: Mapping[str, int], bpe_merges: Iterable[tuple[str, str]]):
         self.encoder = dict(encoder)
@@ -122,6 +129,7 @@ class Encoder:
         self.ranks = {pair: rank for rank, pair in enumerate(bpe_merges) if "".join(pair) in self.encoder}
         self.n_vocab = max(self.decoder, default=-1) + 1
         self.end_of_text = self.encoder.get(END_OF_TEXT)
+        self.start = self.encoder.get(END_OF_TEXT, self.encoder.get(self.new_line, self.n_vocab - 1))
         self._cache: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
@@ -170,6 +178,9 @@ class Encoder:
         except (KeyError, TypeError):  # TypeError: a list or an array where an id should be
             valid = f"ids run from 0 to {self.n_vocab - 1}"
             raise ValueError(f"{token_id} is not a token id of this vocabulary, whose {valid}") from None
+        return self._bytes_of(token)
+
+    def _bytes_of(self, token: str) -> bytes:
         # Tokens added by hand may hold characters outside the table: those stand for themselves.
         return b"".join([BYTE_OF.get(symbol) or symbol.encode("utf-8", "replace") for symbol in token])
 
@@ -195,6 +206,39 @@ class Encoder:
             yield rest
 
 
+class CharacterEncoder(Encoder):
+    """A vocabulary of characters, each of which is a token: that of nanoGPT's models of characters.
+
+    ids: character -> id. Otherwise it is an Encoder, without `end_of_text`.
+
+    >>> abc = CharacterEncoder({"\\n": 0, "a": 1, "b": 2})
+    >>> abc.encode("ab\\nba"), abc.decode([2, 1])
+    ([1, 2, 0, 2, 1], 'ba')
+    >>> abc.encode("cab")
+    Traceback (most recent call last):
+    ValueError: this model has no token for 'c' (U+0063): leave it out of the text. It knows these alone: '\\nab'
+    """
+
+    new_line = "\n"
+
+    def __init__(self, ids: Mapping[str, int]):
+        super().__init__(ids, [])
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return the ids of `text`. ValueError: a character has none. `allow_special` is of no consequence here."""
+        ids = [self.encoder.get(character) for character in text]
+        if None in ids:
+            unknown, known = text[ids.index(None)], repr("".join(sorted(self.encoder)))
+            raise ValueError(
+                f"this model has no token for {unknown!r} (U+{ord(unknown):04X}): leave it out of the text. "
+                f"It knows these alone: {known if len(known) < 200 else known[:200] + '...'}"
+            )
+        return ids
+
+    def _bytes_of(self, token: str) -> bytes:
+        return token.encode("utf-8", "replace")
+
+
 def _no_token(piece: str, symbols_before: list[str]) -> ValueError:
     bytes_before = piece.encode("utf-8")[: sum(map(len, symbols_before))]
     character = piece[len(bytes_before.decode("utf-8", "ignore"))]
@@ -208,11 +252,21 @@ def get_encoder(model_dir: str | os.PathLike) -> Encoder:
     """Read the vocabulary in the folder `model_dir`.
 
     It is two files: encoder.json and vocab.bpe, as OpenAI names them, or vocab.json and merges.txt, as
-    Hugging Face does. FileNotFoundError: one is missing. ValueError: one is damaged, or they are not a pair.
+    Hugging Face does; the latter may come with added_tokens.json, or all be in tokenizer.json.
+    FileNotFoundError: one is missing. ValueError: one is damaged, or they are not a pair.
     """
+    tokenizer_path = Path(model_dir, "tokenizer.json")
+    if tokenizer_path.is_file() and not any(Path(model_dir, name).is_file() for name in ("encoder.json", "vocab.json")):
+        return _checked(Encoder(*_read_tokenizer(tokenizer_path)), tokenizer_path, tokenizer_path)
     vocabulary_path = _find(model_dir, "encoder.json", "vocab.json")
     merges_path = _find(model_dir, "vocab.bpe", "merges.txt")
-    encoder = Encoder(_read_vocabulary(vocabulary_path), _read_merges(merges_path))
+    vocabulary, added_path = _read_vocabulary(vocabulary_path), Path(model_dir, "added_tokens.json")
+    if vocabulary_path.name == "vocab.json" and added_path.is_file() and _read_json(added_path) != {}:
+        vocabulary = _vocabulary({**vocabulary, **_read_vocabulary(added_path)}, added_path)
+    return _checked(Encoder(vocabulary, _read_merges(merges_path)), vocabulary_path, merges_path)
+
+
+def _checked(encoder: Encoder, vocabulary_path: Path, merges_path: Path) -> Encoder:
     n_made, n_long = len(encoder.ranks), sum(len(token) > 1 for token in encoder.encoder)
     if n_long - n_made > max(256, len(encoder.encoder) // 10):  # more than special tokens account for
         reason = f"makes only {n_made} of the {n_long} longer tokens in {vocabulary_path.name}"
@@ -235,11 +289,19 @@ def _damaged(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path} {reason}: it is damaged, cut off or of another model; get the file anew")
 
 
-def _read_vocabulary(path: Path) -> dict[str, int]:
+def _read_json(path: Path):
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"is not JSON ({error})") from None
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    return _vocabulary(_read_json(path), path)
+
+
+def _vocabulary(vocabulary, path: Path) -> dict[str, int]:
+    """Return the vocabulary that was read from `path`, if it is one."""
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise _damaged(path, "is not a JSON object of tokens and their ids")
     for token, token_id in vocabulary.items():
@@ -248,6 +310,29 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     if len(set(vocabulary.values())) < len(vocabulary):
         raise _damaged(path, "gives two tokens the same id")
     return vocabulary
+
+
+def _read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the vocabulary and the merges in a tokenizer.json, which are GPT-2's if it cuts a text as GPT-2 does."""
+    tokenizer = _read_json(path)
+    try:
+        model, splitter = tokenizer["model"], tokenizer["pre_tokenizer"] or {}
+        found = {"type": model.get("type", "BPE"), "pre_tokenizer": splitter.get("type")}
+        found |= {"add_prefix_space": splitter.get("add_prefix_space", False)}
+        found |= {"ignore_merges": model.get("ignore_merges", False)}
+        found |= {"use_regex": splitter.get("use_regex", True), "normalizer": tokenizer.get("normalizer")}
+        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
+        vocabulary = _vocabulary({**model["vocab"], **added}, path)
+        merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
+    except (LookupError, TypeError, AttributeError):
+        raise _damaged(path, "lacks a model with vocab and merges, or its pre_tokenizer") from None
+    for name, value in TOKENIZER.items():
+        if found[name] != value:
+            reason = f"{path}: {name} is {found[name]!r:.100}, but for GPT-2's tokenizer, the only one here, {value!r}"
+            raise ValueError(f"{reason}; choose a model that has that")
+    if not all(len(pair) == 2 and all(isinstance(symbol, str) for symbol in pair) for pair in merges):
+        raise _damaged(path, "has a merge that is not two symbols")
+    return vocabulary, merges
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import encoder
-from encoder import END_OF_TEXT, Encoder, bpe, bytes_to_unicode, get_encoder
+from encoder import END_OF_TEXT, CharacterEncoder, Encoder, bpe, bytes_to_unicode, get_encoder
 
 OFFICIAL_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -597,3 +597,114 @@ def test_a_pointer_file_in_place_of_the_merges_is_noticed(tmp_path):
     model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), pointer)
     with pytest.raises(ValueError, match=r"vocab\.bpe makes only 0 of the 50001 longer tokens"):
         get_encoder(tmp_path)
+
+
+# ---- tokenizer.json --------------------------------------------------------------------------------------------
+
+TOKENIZER = {
+    "added_tokens": [{"id": 4, "content": "<|endoftext|>", "special": True}],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "model": {"type": "BPE", "vocab": {"l": 0, "o": 1, "w": 2, "low": 3, "lo": 5}, "merges": ["l o", "lo w"]},
+}
+
+
+def write_tokenizer(folder, **changes):
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER | changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize("merges", [["l o", "lo w"], [["l", "o"], ["lo", "w"]]])
+def test_tokenizer_json_alone_is_a_vocabulary_in_both_forms_of_merges(tmp_path, merges):
+    write_tokenizer(tmp_path, model=TOKENIZER["model"] | {"merges": merges})
+    encoder = get_encoder(tmp_path)
+    assert encoder.encode("lowlow") == [3, 3]
+    assert (encoder.n_vocab, encoder.end_of_text, encoder.start) == (6, 4, 4)
+
+
+def test_two_files_go_before_tokenizer_json(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    assert get_encoder(tmp_path).n_vocab == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0}, "merges": []}}, "type is 'WordPiece'.*'BPE'"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer is 'Metaspace'.*'ByteLevel'"),
+        ({"pre_tokenizer": None}, "pre_tokenizer is None"),
+        ({"pre_tokenizer": TOKENIZER["pre_tokenizer"] | {"add_prefix_space": True}}, "add_prefix_space is True"),
+        ({"pre_tokenizer": TOKENIZER["pre_tokenizer"] | {"use_regex": False}}, "use_regex is False"),
+        ({"model": TOKENIZER["model"] | {"ignore_merges": True}}, "ignore_merges is True"),
+        ({"normalizer": {"type": "NFC"}}, "normalizer is .*'NFC'"),
+        ({"model": []}, "lacks a model"),
+        ({"model": {"vocab": {"a": 0}}}, "lacks a model"),
+        ({"model": {"vocab": [["a", 0.1]], "merges": []}}, "lacks a model"),
+        ({"model": {"vocab": {"a": "0"}, "merges": []}}, "gives 'a' the id '0'"),
+        ({"model": {"vocab": {"a": 4}, "merges": []}}, "two tokens the same id"),
+        ({"model": {"vocab": {"a": 0}, "merges": ["a"]}}, "not two symbols"),
+        ({"model": {"vocab": {"a": 0}, "merges": [["a", 1]]}}, "not two symbols"),
+        ({"model": {"vocab": {"a": 0}, "merges": [5]}}, "lacks a model"),
+        ({"added_tokens": [{"id": 9}]}, "lacks a model"),
+        ({"added_tokens": [{"id": 9, "content": []}]}, "lacks a model"),
+    ],
+)
+def test_a_tokenizer_json_of_another_kind_or_damaged_is_named_with_what_is_wrong(tmp_path, changes, said):
+    write_tokenizer(tmp_path, **changes)
+    with pytest.raises(ValueError, match=said) as error:
+        get_encoder(tmp_path)
+    assert "tokenizer.json" in str(error.value)
+
+
+def test_added_tokens_of_hugging_face_join_the_vocabulary(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}', encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 2}', encoding="utf-8")
+    assert get_encoder(tmp_path).decode([0, 2, 1]) == "a<|pad|>b"
+    (tmp_path / "added_tokens.json").write_text("{}", encoding="utf-8")
+    assert get_encoder(tmp_path).n_vocab == 2
+    (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 1}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"added_tokens\.json gives two tokens the same id"):
+        get_encoder(tmp_path)
+
+
+# ---- characters ------------------------------------------------------------------------------------------------
+
+LETTERS = CharacterEncoder({character: i for i, character in enumerate("\n aeé🤗Ġ")})
+
+
+@given(st.text("\n aeé🤗Ġ"))
+@settings(derandomize=True, deadline=None)
+def test_characters_come_back_as_they_went_in_alone_and_streamed(text):
+    ids = LETTERS.encode(text)
+    assert len(ids) == len(text) and LETTERS.decode(ids) == text
+    assert LETTERS.decode_bytes(ids) == text.encode("utf-8")
+    assert "".join(LETTERS.stream(iter(ids))) == text
+
+
+@pytest.mark.parametrize(("text", "named"), [("ab", r"'b' \(U\+0062\)"), ("a\udc80", r"U\+DC80"), ("🤔", r"U\+1F914")])
+def test_an_unknown_character_is_named_and_the_known_ones_are_listed(text, named):
+    with pytest.raises(ValueError, match=rf"no token for .*{named}.*leave it out.* alone: '\\n ae"):
+        LETTERS.encode(text)
+
+
+def test_a_long_list_of_known_characters_is_cut():
+    many = CharacterEncoder({chr(0x4E00 + i): i for i in range(5000)})
+    with pytest.raises(ValueError, match=r"\.\.\.$") as error:
+        many.encode("a")
+    assert len(str(error.value)) < 350
+
+
+def test_characters_know_no_end_of_text_and_start_at_a_new_line():
+    assert (LETTERS.n_vocab, LETTERS.end_of_text, LETTERS.start) == (7, None, 0)
+    assert CharacterEncoder({"a": 0, "b": 1}).start == 1
+    assert LETTERS.encode("aa", allow_special=True) == [2, 2]
+    with pytest.raises(ValueError, match="7 is not a token id"):
+        LETTERS.decode([7])
+
+
+def test_an_encoder_starts_at_the_end_of_text_or_a_new_line_or_the_last_token():
+    assert Encoder({"a": 0, "<|endoftext|>": 1, "Ċ": 2}, []).start == 1
+    assert Encoder({"a": 0, "Ċ": 1, "b": 2}, []).start == 1
+    assert Encoder({"a": 0, "b": 1}, []).start == 1
