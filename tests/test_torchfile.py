@@ -1,0 +1,322 @@
+"""Files of torch.save: read as torch would, or refused; never run, whatever a stranger wrote into them."""
+
+import collections
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import torchfile
+from torchfile import Storage, Tensor, TorchFile, load_pickle
+
+FLOAT = Storage("torch.FloatStorage", "0", 12)
+
+
+def pickled_tensor(size=12, offset=0, shape=(3, 4), strides=(4, 1), storage=b"FloatStorage", key="0"):
+    """The pickle of one tensor in the words of torch.save: GLOBAL, a persistent id, REDUCE."""
+
+    def number(n):
+        return pickle.dumps(n, 2)[2:-1]
+
+    def sizes(numbers):
+        return b"(" + b"".join(map(number, numbers)) + b"t"
+
+    tag = b"(" + number("storage") + b"ctorch\n" + storage + b"\n" + number(key) + number("cpu") + number(size) + b"tQ"
+    arguments = b"(" + tag + number(offset) + sizes(shape) + sizes(strides) + b"\x89ccollections\nOrderedDict\n)Rt"
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"R."
+
+
+def save(path, data, members=None, root="archive", compression=zipfile.ZIP_STORED):
+    members = {"data/0": np.arange(12, dtype="<f4").tobytes()} if members is None else members
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in {"data.pkl": data, **members}.items():
+            archive.writestr(f"{root}/{name}", content)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ckpt.pt"
+
+
+def read(path):
+    with TorchFile(path) as file:
+        return file.read(file.content) if isinstance(file.content, Tensor) else None
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"stoi": {"\n": 0, "é": 1}, "itos": {0: "\n", 1: "é"}, "vocab_size": 2},
+        [1, -1, 255, 65536, 2**31, -(2**40), 0.1, float("inf"), True, False, None],
+        [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, "", "x" * 300, [[[]]], {"a": {"b": ({},)}}],
+        list(range(3000)),
+        {i: str(i) for i in range(3000)},
+    ],
+)
+def test_plain_data_comes_back_as_it_was_pickled(value, protocol):
+    assert load_pickle(pickle.dumps(value, protocol)) == value
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_an_ordered_dict_comes_back_as_a_dict_without_its_attributes(protocol):
+    ordered = collections.OrderedDict(a=1, b=2)
+    ordered._metadata = {"": {"version": 1}}
+    assert load_pickle(pickle.dumps(ordered, protocol)) == {"a": 1, "b": 2}
+
+
+def test_what_is_shared_stays_shared():
+    shared = [1]
+    a, b = load_pickle(pickle.dumps([shared, shared]))
+    assert a is b
+
+
+def test_a_tensor_is_a_view_of_its_storage(path):
+    save(path, pickled_tensor())
+    with TorchFile(path) as file:
+        assert file.content == Tensor(FLOAT, 0, (3, 4), (4, 1)) and file.content.dtype == "F32"
+        np.testing.assert_array_equal(file.read(file.content), np.arange(12, dtype=np.float32).reshape(3, 4))
+        np.testing.assert_array_equal(file.read(Tensor(FLOAT, 2, (2, 2), (1, 5))), [[2, 7], [3, 8]])
+        assert file.read(Tensor(FLOAT, 11, (), ())) == 11
+        assert file.read(Tensor(FLOAT, 0, (0, 4), (4, 1))).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind"), [(b"HalfStorage", "<f2"), (b"DoubleStorage", "<f8"), (b"LongStorage", "<i8")]
+)
+def test_storages_of_other_types_are_read_as_such(path, storage, kind):
+    save(path, pickled_tensor(storage=storage), {"data/0": np.arange(12, dtype=kind).tobytes()})
+    np.testing.assert_array_equal(read(path), np.arange(12, dtype=kind).reshape(3, 4), strict=True)
+
+
+# ---- what is not run -------------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("function", [os.system, eval, open, getattr, pickle.loads, np.fromfile])
+def test_a_pickle_that_calls_a_function_is_refused_by_its_name_and_runs_nothing(tmp_path, function, protocol):
+    marker = tmp_path / "marker"
+    argument = f"touch {marker}" if function is os.system else str(marker)
+    data = pickle.dumps({"model": Evil(function, argument)}, protocol)
+    with pytest.raises(ValueError, match=function.__name__ if protocol >= 2 else "instruction|asks for"):
+        load_pickle(data)
+    save(tmp_path / "ckpt.pt", data)
+    with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read"):
+        TorchFile(tmp_path / "ckpt.pt")
+    assert not marker.exists()
+
+
+def test_no_name_but_those_of_tensors_is_admitted():
+    for module, name in [("torch", "load"), ("torch", "FloatStorage.from_file"), ("torch._utils", "__builtins__")]:
+        with pytest.raises(ValueError, match=f"asks for {module}.{name}"):
+            load_pickle(f"\x80\x02c{module}\n{name}\n.".encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02ctorch\nFloatStorage\n)R.",  # FloatStorage()
+        b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.",  # OrderedDict(1)
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)\x81.",  # NEWOBJ
+        b"\x80\x02}}K\x01s.",  # {{}: 1}
+        b"\x80\x02})K\x01s.",  # {(): 1}
+        b"\x80\x02K\x01Q.",
+        b"\x80\x02R.",
+        b"\x80\x02s.",
+        b"\x80\x02t.",
+        b"\x80\x02\x87.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02K\x01K\x02a.",
+        b"\x80\x04\x93.",
+        b"\x80\x02K\x01",
+        b".",
+        b"",
+        b"\xff",
+    ],
+)
+def test_a_senseless_program_is_refused(data):
+    with pytest.raises(ValueError, match=r"\w"):
+        load_pickle(data)
+
+
+# ---- what costs nothing ----------------------------------------------------------------------------------------
+
+
+def cheap(function):
+    """Call it; it must raise ValueError, and never have held more than four megabytes."""
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"\w") as error:
+        function()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",  # BYTEARRAY8
+        b"\x80\x05\x8e" + struct.pack("<Q", 2**40) + b".",  # BINBYTES8
+        b"\x80\x05\x8d" + struct.pack("<Q", 2**62) + b".",  # BINUNICODE8
+        b"\x80\x02X" + struct.pack("<I", 2**31) + b".",  # BINUNICODE
+        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",  # LONG4
+        b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"h\x00.",  # FRAME
+        b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b"h\x00.",  # LONG_BINPUT far away
+        b"\x80\x02)" + b"2\x86" * 1000 + b".",  # DUP: a tuple of 2**1000 leaves
+        b"\x80\x02})" + b"q\x00h\x00\x86" * 1000 + b"K\x01s.",  # the same as a key, whose hash takes for ever
+        b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s.",  # as a key, whose hash overflows the stack
+    ],
+)
+def test_a_pickle_that_claims_the_world_gets_nothing(data):
+    cheap(lambda: load_pickle(data))
+
+
+def test_a_deep_pickle_is_no_stack_overflow():
+    assert load_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".") is not None
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"size": 2**40, "shape": (2**20, 2**20), "strides": (2**20, 1)},
+        {"shape": (2**20, 2**20), "strides": (0, 0)},
+        {"shape": (2**62, 4), "strides": (0, 0)},
+        {"shape": (4, 4)},
+        {"offset": 1},
+        {"offset": 2**40},
+        {"strides": (5, 1)},
+        {"strides": (2**40, 1)},
+        {"shape": (-3, 4)},
+        {"strides": (-4, 1)},
+        {"offset": -1},
+        {"shape": (3,)},
+        {"shape": (1,) * 70, "strides": (1,) * 70},
+        {"shape": (3.0, 4)},
+        {"shape": (True, 4)},
+        {"size": 13},
+        {"size": 11},
+        {"size": -12},
+        {"storage": b"DoubleStorage"},
+        {"storage": b"HalfStorage"},
+        {"storage": b"QInt8Storage"},
+        {"key": "1"},
+        {"key": "../../data.pkl"},
+        {"key": 0},
+    ],
+)
+def test_a_tensor_that_runs_past_its_storage_is_refused_before_anything_is_made(path, claim):
+    save(path, pickled_tensor(**claim))
+    assert "ckpt.pt" in cheap(lambda: read(path))
+
+
+def test_a_compressed_archive_is_refused_so_that_nothing_swells(path):
+    huge = pickled_tensor(size=2**24, shape=(2**12, 2**12), strides=(2**12, 1))
+    save(path, huge, {"data/0": bytes(2**26)}, compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**18
+    cheap(lambda: read(path))
+    with zipfile.ZipFile(path, "w") as archive:  # only the numbers are compressed
+        archive.writestr("archive/data.pkl", huge)
+        archive.writestr("archive/data/0", bytes(2**26), zipfile.ZIP_DEFLATED)
+    cheap(lambda: read(path))
+    save(path, bytes(2**23), {}, compression=zipfile.ZIP_DEFLATED)
+    cheap(lambda: read(path))
+
+
+def test_a_directory_that_lies_about_a_size_is_refused(path):
+    raw = save(path, pickled_tensor(size=2**29, shape=(2**14, 2**15), strides=(2**15, 1))).read_bytes()
+    assert raw.count(struct.pack("<II", 48, 48)) == 2
+    path.write_bytes(raw.replace(struct.pack("<II", 48, 48), struct.pack("<II", 2**31, 2**31)))
+    assert "data/0 has 2,147,483,648 bytes" in cheap(lambda: read(path))
+
+
+# ---- damage ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_such_archive_is_refused_with_the_way_out(path):
+    for content in (b"", b"PK", b"\x80\x02}.", bytes(1000), b"version https://git-lfs.github.com/spec/v1\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read .*: if it is damaged or cut off, copy it"):
+            TorchFile(path)
+
+
+def test_an_archive_without_a_pickle_or_with_two_or_big_endian_is_refused(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data/0", b"")
+    with pytest.raises(ValueError, match=r"no data\.pkl"):
+        TorchFile(path)
+    save(path, pickled_tensor(), {"more/data.pkl": b""})
+    with pytest.raises(ValueError, match=r"no data\.pkl, or several"):
+        TorchFile(path)
+    save(path, pickled_tensor(), {"byteorder": b"big"})
+    with pytest.raises(ValueError, match="big-endian"):
+        TorchFile(path)
+
+
+def test_a_changed_number_is_noticed_by_its_checksum(path):
+    save(path, pickled_tensor())
+    path.write_bytes(path.read_bytes().replace(np.float32(7).tobytes(), np.float32(8).tobytes()))
+    with pytest.raises(ValueError, match="CRC"):
+        read(path)
+
+
+def test_a_file_cut_off_anywhere_is_refused(path):
+    raw = save(path, pickled_tensor()).read_bytes()
+    for length in range(len(raw)):
+        path.write_bytes(raw[:length])
+        with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read"):
+            read(path)
+
+
+@given(st.data())
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_random_damage_is_one_value_error_or_none(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "damaged.pt"
+    raw = bytearray(save(path, pickled_tensor()).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        read(path)
+    except ValueError as error:
+        assert "damaged.pt" in str(error)
+
+
+OPCODES = [b"}", b"]", b")", b"(", b"t", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R", b"b", b"Q", b"N"]
+OPCODES += [b"K\x01", b"\x88", b"q\x00", b"h\x00", b"\x94", b"X\x01\x00\x00\x00a", b"\x8c\x01b", b"\x93", b"2", b"0"]
+OPCODES += [b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"."]
+
+
+@given(st.lists(st.sampled_from(OPCODES), max_size=40) | st.binary(max_size=60).map(lambda raw: [raw]))
+@settings(derandomize=True, deadline=None, max_examples=1000)
+def test_a_random_program_gives_a_value_or_one_value_error(program):
+    try:
+        load_pickle(b"\x80\x04" + b"".join(program) + b".")
+    except ValueError as error:
+        assert str(error)
+
+
+def test_a_pickle_too_large_to_be_one_is_refused(path, monkeypatch):
+    monkeypatch.setattr(torchfile, "LARGEST_PICKLE", 100)
+    save(path, pickle.dumps("x" * 100))
+    with pytest.raises(ValueError, match=r"data\.pkl has \d+ bytes"):
+        TorchFile(path)
