@@ -74,7 +74,7 @@ def complete(generate, prompt, words, n_tokens_to_generate, model_size, models_d
     utils.find_model(model_size, models_dir)
 
     encoder, hparams, params = utils.load_encoder_hparams_and_params(model_size, models_dir)
-    ids = encoder.encode(prompt)
+    ids = encoder.encode(prompt) or [encoder.start]
     check_context(len(ids), n_tokens_to_generate, hparams["n_ctx"])
     rng = make_rng(seed, sampler)
     write(

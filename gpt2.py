@@ -216,7 +216,8 @@ def main(
     The text
       --n_tokens_to_generate N   add at most N tokens, of about four letters each (40)
       --model_size NAME          124M, 355M, 774M, 1558M, or tiny, which is bundled;
-                                 the name or path of another model's folder (124M)
+                                 the name or path of another model's folder, be it
+                                 OpenAI's, Hugging Face's or nanoGPT's (124M)
       --models_dir FOLDER        where models are kept, and downloaded to (models)
 
     How each token is chosen: the likeliest one, unless you say otherwise

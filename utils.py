@@ -1,7 +1,8 @@
 """From files to weights: find the folder of a model, download what is missing, convert it once, map it, check it.
 
-A model is a folder. In the official layout it holds hparams.json (the sizes), encoder.json and vocab.bpe (the
-vocabulary) and a TensorFlow checkpoint (the weights): model.ckpt.index, checkpoint, model.ckpt.data-00000-of-00001.
+A model is a folder. In the official layout, which this file is about, it holds hparams.json (the sizes), encoder.json
+and vocab.bpe (the vocabulary) and a TensorFlow checkpoint (the weights): model.ckpt.index, checkpoint,
+model.ckpt.data-00000-of-00001. layouts.py reads the folders of Hugging Face and of nanoGPT.
 TensorFlow takes seconds to start and copies what it reads. So it reads a checkpoint only once: the tensors are saved
 beside it as model.safetensors, a file so simple that they can be used where they lie, without being read in at all.
 
@@ -23,6 +24,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import secrets
 import sys
 import tempfile
@@ -37,6 +39,8 @@ from encoder import get_encoder
 INDEX, DATA, COPY = "model.ckpt.index", "model.ckpt.data-00000-of-00001", "model.safetensors"
 TEXT_FILES = ("hparams.json", "encoder.json", "vocab.bpe")
 WEIGHT_FILES = (INDEX, "checkpoint", DATA)
+ID = r"[\w.-]+/[\w.-]*\w"  # a model's name at Hugging Face
+OTHER_LAYOUTS = ("config.json", "ckpt.pt")  # of Hugging Face and nanoGPT; see layouts.py
 
 # OpenAI's files: {size of the model: {name: (bytes, SHA-256)}}, with None for what nobody has published.
 COMMON = {
@@ -76,6 +80,10 @@ CHUNK = 2**16  # bytes
 # What hparams.json must have, and the largest of each that is believed.
 HPARAMS = {"n_vocab": 10_000_000, "n_ctx": 10_000_000, "n_embd": 1_000_000, "n_head": 100_000, "n_layer": 1_000}
 
+# The types of safetensors, as NumPy's. It has no bfloat16, which comes as its 16 bits.
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "BOOL": "?", "U8": "u1", "I8": "i1"}
+DTYPES |= {"U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"}
+
 
 class CheckpointError(RuntimeError):
     """The files of a model are missing, damaged or at odds with each other, or could not be downloaded."""
@@ -85,7 +93,8 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     """Return the encoder, the hyper-parameters and the weights of a model; download and convert it if need be.
 
     model_size, models_dir: see `find_model`. The encoder: see encoder.py. Hyper-parameters: the dict in hparams.json.
-    The weights: float32 arrays, mapped from the file and read-only, in this tree (D = n_embd):
+    The weights: float32 arrays, mapped from the file and read-only, in this tree (D = n_embd; a folder of Hugging Face
+    or nanoGPT may add an "activation" to mlp, an "eps" to ln_1, ln_2 and ln_f, and have another width than 4*D):
 
         {"wte": [n_vocab, D], "wpe": [n_ctx, D], "blocks": [block] * n_layer, "ln_f": {"g": [D], "b": [D]}}
         block = {"ln_1": {"g", "b"}, "attn": {"c_attn": {"w": [D, 3*D], "b": [3*D]}, "c_proj": {"w", "b"}},
@@ -94,6 +103,10 @@ def load_encoder_hparams_and_params(model_size, models_dir):
     ValueError: there is no such model. CheckpointError: see there.
     """
     folder = find_model(model_size, models_dir)
+    if not (folder / "hparams.json").is_file() and any((folder / name).is_file() for name in OTHER_LAYOUTS):
+        import layouts
+
+        return layouts.load(folder, models_dir)
     official = official_files(folder, models_dir)
     provide(folder, TEXT_FILES, official)
     hparams = read_hparams(folder)
@@ -110,14 +123,9 @@ def load_tensors(folder, shapes, official):
     provide(folder, [index.name], official)
     import_tensorflow(folder)  # if that fails, better now than after a long download
     provide(folder, WEIGHT_FILES if official else [], official)
-    try:
-        with locked(folder):
-            if not is_current(copy, index, shapes):  # another process may just have made it
-                convert(index, copy, shapes)
-        return map_tensors(copy, shapes)
-    except OSError as error:
-        notice(f"{folder} cannot be written to ({error}): the model is converted for this run only")
-        return convert_for_this_run(index, shapes)
+    return converted(
+        copy, shapes, lambda: is_current(copy, index, shapes), lambda copy: convert(index, copy, shapes)
+    )
 
 
 # ---- find ------------------------------------------------------------------------------------------------------
@@ -145,6 +153,14 @@ def find_model(model_size, models_dir):
         f"there is no model {str(model_size)!r}: it must be a size ({', '.join([*OFFICIAL, *ALIASES])}), "
         f"a folder in {models_dir} ({', '.join(folders) or 'there is none'}) or a path"
         + (f"; did you mean {near[0]}?" if near else "")
+        + (by_hand_from_hugging_face(models_dir / name.rpartition("/")[2]) if re.fullmatch(ID, name) else "")
+    )
+
+
+def by_hand_from_hugging_face(folder):
+    return (
+        "; if that is its name at Hugging Face, put its config.json, model.safetensors, vocab.json and merges.txt "
+        f"(or tokenizer.json) into {folder} and run again with --model_size {folder.name}"
     )
 
 
@@ -183,7 +199,8 @@ def provide(folder, names, official):
     if not official:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}: the folder of a model holds {', '.join(TEXT_FILES + WEIGHT_FILES)} "
-            f"(or {COPY} in place of the last three); copy there what is missing"
+            f"(or {COPY} in place of the last three); copy there what is missing. In the layout of Hugging Face it "
+            "holds config.json, in nanoGPT's ckpt.pt; README.md says what else"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -373,6 +390,18 @@ def notice(text):
 # ---- convert ---------------------------------------------------------------------------------------------------
 
 
+def converted(copy, shapes, is_current, convert):
+    """Return the tensors of the safetensors file `copy`, once `convert(path)` has written it unless `is_current()`."""
+    try:
+        with locked(copy.parent):
+            if not is_current():  # another process may just have made it
+                convert(copy)
+        return map_tensors(copy, shapes)
+    except OSError as error:
+        notice(f"{copy.parent} cannot be written to ({error}): the model is converted for this run only")
+        return convert_for_this_run(copy, shapes, convert)
+
+
 def convert(index, copy, shapes):
     """Write the tensors of a checkpoint to the safetensors file `copy`, one after the other.
 
@@ -385,16 +414,16 @@ def convert(index, copy, shapes):
     write_safetensors(copy, in_safetensors(shapes), source, map(read, in_checkpoint(shapes)))
 
 
-def convert_for_this_run(index, shapes):
+def convert_for_this_run(copy, shapes, convert):
     """Convert to the system's temporary folder and map that. The file goes at once, its content when the run ends."""
     try:
         with tempfile.TemporaryDirectory(prefix="picogpt-", ignore_cleanup_errors=True) as folder:
-            copy = Path(folder, COPY)
-            convert(index, copy, shapes)
-            return map_tensors(copy, shapes)
+            temporary = Path(folder, copy.name)
+            convert(temporary)
+            return map_tensors(temporary, shapes)
     except OSError as error:
         raise CheckpointError(
-            f"{index.parent} could be converted neither there nor in the system's temporary folder: {error}; "
+            f"{copy.parent} could be converted neither there nor in the system's temporary folder: {error}; "
             "make room, make it writable or name another temporary folder in TMPDIR"
         ) from error
 
@@ -462,7 +491,8 @@ def write_safetensors(path, shapes, source, tensors):
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-(8 + len(text)) % 64)  # so that the tensors begin where a line of the CPU's cache does
-    bar = tqdm(tensors, desc=f"converting to {COPY}", total=len(shapes), unit=" tensors", disable=None, leave=False)
+    look = {"unit": " tensors", "disable": None, "leave": False}
+    bar = tqdm(tensors, desc=f"converting to {path.name}", total=len(shapes), **look)
     with new_file(path) as file, bar:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in bar:
@@ -488,20 +518,33 @@ def is_current(copy, index, shapes):
     return source == sha256_of(index).hexdigest() and found == in_safetensors(shapes)
 
 
-def map_tensors(copy, shapes):
+def map_tensors(copy, shapes, fits="hparams.json"):
     """Return the tensors of a safetensors file, {path: float32 array}, without reading them: a page comes when used.
 
-    The arrays are read-only views of one mapping, which lives as long as they do; all processes share its pages.
-    CheckpointError: the file is damaged or does not fit hparams.json.
+    CheckpointError: the file is damaged or does not fit hparams.json, or whatever gives the shapes.
     """
     found, _ = read_header(copy)
-    check(copy, in_safetensors(shapes), found)
-    sizes = [math.prod(shape) for _, shape in found.values()]
-    mapping = np.memmap(copy, "<f4", mode="r", offset=copy.stat().st_size - 4 * sum(sizes))
+    check(copy, in_safetensors(shapes), found, fits)
+    tensors = map_file(copy, found)
+    return {path: tensors[name] for path, name in zip(shapes, in_safetensors(shapes), strict=True)}
+
+
+def map_file(path, found):
+    """Return {name: array} of a safetensors file that holds what is `found` there, in the order of the file.
+
+    The arrays are read-only views of one mapping, which lives as long as they do; all processes share its pages.
+    CheckpointError: a type is none of DTYPES.
+    """
+    unknown = {dtype for dtype, _ in found.values()} - DTYPES.keys()
+    if unknown:
+        raise CheckpointError(f"{path} has tensors of {', '.join(sorted(unknown))}; they must be {', '.join(DTYPES)}")
+    kinds = [np.dtype(DTYPES[dtype]) for dtype, _ in found.values()]
+    sizes = [kind.itemsize * math.prod(shape) for kind, (_, shape) in zip(kinds, found.values(), strict=True)]
+    mapping = np.memmap(path, np.uint8, mode="r", offset=path.stat().st_size - sum(sizes))
     # Plain arrays, as a memmap is slower in every operation.
     parts = np.split(mapping.view(np.ndarray), np.cumsum(sizes)[:-1])
-    tensors = {name: part.reshape(shape) for part, (name, (_, shape)) in zip(parts, found.items(), strict=True)}
-    return {path: tensors[name] for path, name in zip(shapes, in_safetensors(shapes), strict=True)}
+    tensors = zip(parts, kinds, found.items(), strict=True)
+    return {name: part.view(kind).reshape(shape) for part, kind, (name, (_, shape)) in tensors}
 
 
 def read_header(copy):
@@ -533,13 +576,21 @@ def read_hparams(folder):
         raise CheckpointError(f"{file} is not JSON ({error}): get it anew") from error
     if not isinstance(hparams, dict):
         raise CheckpointError(f"{file} is not a JSON object with {', '.join(HPARAMS)}: get it anew")
-    for name, largest in HPARAMS.items():
-        value = hparams.get(name)
+    check_hparams(file, hparams)
+    return hparams
+
+
+def check_hparams(file, hparams, names=None):
+    """Raise CheckpointError if no GPT-2 is like that. names: what `file` calls them, {our name: its}, if otherwise."""
+    optional = {"n_inner": 10_000_000} if "n_inner" in hparams else {}  # the width of mlp, if it is not 4 * n_embd
+    for name, largest in {**HPARAMS, **optional}.items():
+        value, its_name = hparams.get(name), (names or {}).get(name, name)
         if type(value) is not int or not 1 <= value <= largest:  # type: True is an int to isinstance
-            raise CheckpointError(f"{file}: {name} is {value!r:.50}; it must be a whole number from 1 to {largest:,}")
+            raise CheckpointError(
+                f"{file}: {its_name} is {reprlib.repr(value)}; it must be a whole number from 1 to {largest:,}"
+            )
     if hparams["n_embd"] % hparams["n_head"]:
         raise CheckpointError(f"{file}: n_embd {hparams['n_embd']} is not a multiple of n_head {hparams['n_head']}")
-    return hparams
 
 
 def read_encoder(folder, n_vocab):
@@ -562,7 +613,7 @@ def layout(hparams):
     >>> list(layout({"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_layer": 12}).items())[:4]
     [('wte', (50257, 768)), ('wpe', (1024, 768)), ('h0/ln_1/g', (768,)), ('h0/ln_1/b', (768,))]
     """
-    d = hparams["n_embd"]
+    d, d_inner = hparams["n_embd"], hparams.get("n_inner", 4 * hparams["n_embd"])
 
     def norm(name):
         return {f"{name}/g": (d,), f"{name}/b": (d,)}
@@ -571,7 +622,7 @@ def layout(hparams):
         return {f"{name}/w": (n_in, n_out), f"{name}/b": (n_out,)}
 
     attn = linear("attn/c_attn", d, 3 * d) | linear("attn/c_proj", d, d)
-    mlp = linear("mlp/c_fc", d, 4 * d) | linear("mlp/c_proj", 4 * d, d)
+    mlp = linear("mlp/c_fc", d, d_inner) | linear("mlp/c_proj", d_inner, d)
     block = norm("ln_1") | attn | norm("ln_2") | mlp
     blocks = {f"h{i}/{path}": shape for i in range(hparams["n_layer"]) for path, shape in block.items()}
     return {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)} | blocks | norm("ln_f")
@@ -602,8 +653,8 @@ def in_safetensors(shapes):
     return {name(path): ("F32", shape) for path, shape in shapes.items()}
 
 
-def check(where, expected, found):
-    """Raise CheckpointError unless the tensors found, {name: (dtype, shape)}, are just those that are expected."""
+def check(where, expected, found, fits="hparams.json"):
+    """Raise CheckpointError unless the tensors found, {name: (dtype, shape)}, are just those that `fits` expects."""
 
     def describe(tensor):
         return f"{tensor[0]} {list(tensor[1])}" if tensor else "nothing"
@@ -616,7 +667,7 @@ def check(where, expected, found):
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError(
-            f"{where} does not fit hparams.json ({'; '.join(faults[:5])}{more}): copy all files of one model there"
+            f"{where} does not fit {fits} ({'; '.join(faults[:5])}{more}): copy all files of one model there"
         )
 
 

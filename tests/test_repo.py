@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUDGETS = {"gpt2.py": 270, "gpt2_pico.py": 85, "sampling.py": 600, "encoder.py": 360, "utils.py": 650, "cli.py": 180}
+BUDGETS = {"gpt2.py": 270, "gpt2_pico.py": 85, "sampling.py": 600, "encoder.py": 360, "cli.py": 180}
+BUDGETS |= {"utils.py": 700, "layouts.py": 400, "torchfile.py": 250}
 IMPORTS = {  # who may import whom, at the top of the file
     "gpt2.py": {"numpy", "sampling"},
     "gpt2_pico.py": {"numpy"},
     "sampling.py": {"numpy"},
     "encoder.py": {"regex"},
     "utils.py": {"numpy", "encoder"},
+    "torchfile.py": {"numpy"},
+    "layouts.py": {"numpy", "encoder", "torchfile", "utils"},
     "cli.py": {"numpy", "sampling", "utils", "encoder"},
 }
 
