@@ -13,7 +13,7 @@ export PROMPT
 .PHONY: run test install clean
 
 run: .venv/installed
-	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 300 $(ARGS)
+	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 300 --echo $(ARGS) < /dev/null
 
 test: .venv/installed-dev
 	.venv/bin/ruff check .

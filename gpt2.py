@@ -36,8 +36,8 @@ def relu(x):
 
 
 def gelu_erf(x):
-    """Smooth ReLU, x * Phi(x), exact to float32: nanoGPT's. NumPy has no erf, so Phi is Hastings' (1955; it is
-    formula 7.1.26 in Abramowitz and Stegun): off by 7.5e-8 at most, and told here as the tail beyond |x|."""
+    """Smooth ReLU, x * Phi(x), exact to float32, as nanoGPT has it."""
+    # NumPy has no erf. This is Hastings' of 1955, formula 7.1.26 in Abramowitz and Stegun: Phi to 7.5e-8.
     t = 1 / (1 + 0.3275911 * 0.5**0.5 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     return relu(x) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
@@ -196,6 +196,61 @@ def check_request(ids, n_tokens_to_generate, n_vocab, n_ctx):
         raise ValueError(f"the prompt has the token id {wrong}; this model's ids are 0 to {n_vocab - 1}")
 
 
+def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep=None):
+    """Continue one prompt in several ways: the prompt is computed once, then all samples go on as one batch.
+
+    inputs: the prompt's ids, as in `generate`. samples: a list of sampling.Sample, which get the ids.
+    keep: None ends a sample where the context ends. A number lets it go on: the window then slides, to the first
+    `keep` ids and the newest half of what else fits, which are computed anew.
+    Yields the samples that took part in a step, after each step. One that has `ended` takes part no more: by one of
+    its stop ids ("eos"), for its number of tokens ("length"), at the end of the context ("context"), or by the caller.
+    Raises ValueError, on the first step, as `generate` does.
+    """
+    n_vocab, n_ctx = len(params["wte"]), len(params["wpe"])
+    prompt = [int(i) for i in inputs] or [n_vocab - 1]
+    check_request(prompt, n_tokens_to_generate, n_vocab, n_ctx if keep is None else len(prompt))
+    n_positions = min(len(prompt) + n_tokens_to_generate - 1, n_ctx)
+    cache, unseen = kv_cache(params, n_head, n_positions, batch=(1,)), [slide(prompt, keep, n_ctx)]  # [n_rows, n_seq]
+    live, rows = list(samples), [0] * len(samples)  # those that go on, and the row of each: at first all share one
+    while live and n_tokens_to_generate > 0:
+        logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[:, -1]  # [n_rows, n_vocab]
+        is_full = cache[0].length == n_ctx
+        for sample, row in zip(live, rows, strict=True):
+            sample.extend(logits[row], prompt)
+            if len(sample.ids) == n_tokens_to_generate:
+                sample.ended = "length"
+            elif is_full and keep is None:
+                sample.ended = sample.ended or "context"
+        yield live
+        rows = [row for sample, row in zip(live, rows, strict=True) if not sample.ended]
+        live = [sample for sample in live if not sample.ended]
+        if is_full:  # positions are counted anew in the window, so all that the cache holds is of no use
+            cache = kv_cache(params, n_head, n_positions, batch=(len(live),))
+            unseen = [slide(prompt + sample.ids, keep, n_ctx) for sample in live]
+        else:
+            select_rows(cache, rows)
+            unseen = [sample.ids[-1:] for sample in live]
+        rows = range(len(live))
+    for sample in live:
+        sample.ended = "length"  # none was asked for
+
+
+def select_rows(cache, rows):
+    """Make row `rows[i]` of a batch its row i: one may be repeated, or left out."""
+    for layer in cache:
+        if list(rows) != list(range(len(layer.k))):
+            layer.k, layer.v = layer.k[rows], layer.v[rows]
+
+
+def slide(ids, keep, n_ctx):
+    """The ids, if they fit in the context; else the first `keep` of them and the newest half of what else fits.
+
+    >>> slide([0, 1, 2, 3, 4, 5, 6, 7, 8], keep=2, n_ctx=8)
+    [0, 1, 6, 7, 8]
+    """
+    return ids if len(ids) <= n_ctx else ids[:keep] + ids[-((n_ctx - keep) // 2) :]
+
+
 def main(
     prompt=None,
     *words,
@@ -204,28 +259,34 @@ def main(
     models_dir="models",
     strategy=None,
     temperature=None,
-    top_k=None,
     top_p=None,
+    top_k=None,
     seed=None,
-    **more,
+    **flags,
 ):
     """Continue a text with GPT-2.
 
     python gpt2.py "PROMPT" [--flag value ...]
 
+    The prompt goes in quotes, or comes from FILE:notes.txt or a pipe; of both, the pipe
+    is first. "" starts from nothing. Without a prompt, at a terminal, you are asked for
+    one after another. One that looks like a flag goes behind --, or as --prompt="-x".
+
     The text
-      --n_tokens_to_generate N   add at most N tokens, of about four letters each (40)
+      --n_tokens_to_generate N   at most N new tokens, of about four letters each (40)
       --model_size NAME          124M, 355M, 774M, 1558M, or tiny, which is bundled;
                                  the name or path of another model's folder, be it
                                  OpenAI's, Hugging Face's or nanoGPT's (124M)
       --models_dir FOLDER        where models are kept, and downloaded to (models)
+      --num_samples N            N continuations, decoded together (1)
+      --seed N                   the same number, the same text (a new one each time)
 
     How each token is chosen: the likeliest one, unless you say otherwise
-      --temperature T            draw at random; below 1 cautious, above 1 daring,
-                                 0 the likeliest; try 0.8
+      --temperature T            draw at random; from 0, the likeliest; below 1
+                                 cautious, above 1 daring; try 0.8
       --top_p P                  draw from the fewest tokens that have probability P
                                  together, 0 to 1; try 0.9
-      --top_k K                  draw from the K likeliest tokens; try 50
+      --top_k K                  draw from the K likeliest tokens, 0 for all; try 50
       --min_p P                  ... from those at least P times as likely as the
                                  likeliest, 0 to 1; try 0.05
       --typical_p P              ... from the fewest whose surprise is about the
@@ -239,18 +300,47 @@ def main(
                                  temperature at 1
       --preset NAME              code_generation, creative_writing, chatbot,
                                  code_comments, data_analysis, exploratory_code
-      --seed N                   the same number, the same text (a new one each time)
+
+    What may not come, or less likely
+      --repetition_penalty R     divide the logits of all tokens so far by R; try 1.2
+      --presence_penalty A       subtract A from those of new tokens that occurred
+      --frequency_penalty A      ... A times the number of their occurrences
+      --no_repeat_ngram_size N   never the same N tokens in a row twice; try 3
+      --logit_bias JSON          add to logits, by token id: '{"50256": -5}'
+      --banned_ids LIST          never these token ids: '[198, 628]'
+
+    Where it ends: at <|endoftext|>, after N tokens, at the end of the context, or
+      --stop TEXT                before this text, \\n for a new line; or a list,
+                                 '["one", "two"]'
+      --min_new_tokens N         <|endoftext|> not before N tokens (0)
+      --ignore_eos               no <|endoftext|> at all
+      --context stop|slide       slide: at the end of the context, forget the older
+                                 half and go on (stop)
+      --keep N                   ... but not the first N tokens of the prompt (0)
+
+    What is printed: the new text on stdout, as it is made; remarks on a terminal
+      --echo                     the prompt too, before the text
+      --stream False             not before the text is complete
+      --json                     one JSON object a sample: prompt, text, finish_reason,
+                                 seed, index, model, settings, usage, timings
+      --logprobs K               ... and the K likeliest of every token
+      --quiet                    no remarks: no seed, no progress bar, no speed
+      --help, --version
+
+    Names may have - for _, and what other tools call them is understood: -n,
+    --max_new_tokens, --start, --temp, --repeat_penalty, --init_from.
 
     Examples
       python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8
       python gpt2.py "Alan Turing theorized that computers would one day become"
-      python gpt2.py "The meaning of life is" --strategy top_p --top_p 0.9 --seed 7
-      python gpt2.py "In the beginning" --temperature 0.7 --top_k 40 > text.txt
+      python gpt2.py "The meaning of life is" --top_p 0.9 --seed 7 --num_samples 3
+      cat story.txt | python gpt2.py --temperature 0.7 --stop "\\n" > next.txt
     """
     import cli
 
-    knobs = {"strategy": strategy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, seed, **knobs, **more)
+    flags |= {"n_tokens_to_generate": n_tokens_to_generate, "model_size": model_size, "models_dir": models_dir}
+    flags |= {"strategy": strategy, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    cli.complete(generate_samples, prompt, words, **flags)
 
 
 if __name__ == "__main__":

@@ -70,11 +70,14 @@ def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, st
         ids.append(next_id)
 
 
-def main(prompt=None, *words, n_tokens_to_generate=40, model_size="124M", models_dir="models", **flags):
-    """Continue a text with GPT-2 in its plainest form, slowly. The flags are those of python gpt2.py --help."""
+def main(prompt=None, *words, **flags):
+    """Continue a text with GPT-2 in its plainest form, slowly: one sample, no penalties, no sliding context.
+
+    All other flags are those of python gpt2.py --help.
+    """
     import cli
 
-    cli.complete(generate, prompt, words, n_tokens_to_generate, model_size, models_dir, **flags)
+    cli.complete_plainly(generate, prompt, words, **flags)
 
 
 if __name__ == "__main__":

@@ -425,6 +425,36 @@ def did_you_mean(name, names):
     return (f"; did you mean {near[0]}?" if near else ";") + f" There are: {', '.join(names)}"
 
 
+# ---- one text in the making ------------------------------------------------------------------------------------
+
+
+class Sample:
+    """One continuation of a prompt: what chooses its next token, and what has come of it so far.
+
+    Attributes: `ids`, the new tokens; `ended`, why there will be no more, or None. Who reads along may set `ended` too.
+
+    >>> sample = Sample(stop_ids={2})
+    >>> for logits in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]):
+    ...     sample.extend(np.array(logits), prompt=[0])
+    >>> sample.ids, sample.ended
+    ([1], 'eos')
+    """
+
+    def __init__(self, sampler=greedy, rng=None, processor=None, stop_ids=()):
+        self.sampler, self.rng, self.processor, self.stop_ids = sampler, rng, processor, stop_ids
+        self.ids, self.ended = [], None
+
+    def extend(self, logits, prompt):
+        """Choose one token more from the logits [n_vocab] that follow the ids `prompt + self.ids`."""
+        if self.processor is not None:
+            logits = self.processor(logits, prompt + self.ids)
+        token = int(self.sampler(logits, self.rng))
+        if token in self.stop_ids:
+            self.ended = "eos"
+        else:
+            self.ids.append(token)
+
+
 # ---- processors: logits and the ids so far -> logits, always new ones ------------------------------------------
 
 

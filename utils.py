@@ -123,9 +123,7 @@ def load_tensors(folder, shapes, official):
     provide(folder, [index.name], official)
     import_tensorflow(folder)  # if that fails, better now than after a long download
     provide(folder, WEIGHT_FILES if official else [], official)
-    return converted(
-        copy, shapes, lambda: is_current(copy, index, shapes), lambda copy: convert(index, copy, shapes)
-    )
+    return converted(copy, shapes, lambda: is_current(copy, index, shapes), lambda copy: convert(index, copy, shapes))
 
 
 # ---- find ------------------------------------------------------------------------------------------------------

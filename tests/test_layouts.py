@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-import cli
 import gpt2
 import gpt2_pico
 import layouts
@@ -554,21 +553,27 @@ def test_random_damage_is_one_checkpoint_error_or_none(pristine, tmp_path, name,
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-def tell(capsys, prompt, model, models, n=5, **flags):
-    cli.complete(gpt2.generate, prompt, (), n, str(models / model), str(models), **flags)
-    return capsys.readouterr().out
+@pytest.fixture
+def tell(capsys, monkeypatch, models):
+    """What the command prints for a prompt and a model."""
+
+    def told(prompt, model, **flags):
+        monkeypatch.setattr(sys, "stdin", None)  # nothing is piped in
+        gpt2.main(prompt, n_tokens_to_generate=5, model_size=str(models / model), models_dir=str(models), **flags)
+        return capsys.readouterr().out
+
+    return told
 
 
 @pytest.mark.parametrize("name", [*HUGGING_FACE, *NANOGPT])
 @pytest.mark.parametrize("prompt", ["the hen", ""])
-def test_the_command_continues_a_prompt_and_an_empty_one(models, capsys, name, prompt):
-    text = tell(capsys, prompt, name, models, temperature=1.0, seed=3)
+def test_the_command_continues_a_prompt_and_an_empty_one(tell, name, prompt):
+    text = tell(prompt, name, temperature=1.0, seed=3)
     assert text.endswith("\n") and len(text) > 1
 
 
-def test_an_empty_prompt_to_a_model_of_characters_starts_a_line(models, capsys):
-    empty = tell(capsys, "", "nano_characters", models)
-    assert empty == tell(capsys, "\n", "nano_characters", models)
+def test_an_empty_prompt_to_a_model_of_characters_starts_a_line(tell):
+    assert tell("", "nano_characters") == tell("\n", "nano_characters")
 
 
 def test_an_unknown_character_is_named_with_exit_code_2(models):

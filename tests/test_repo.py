@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUDGETS = {"gpt2.py": 270, "gpt2_pico.py": 85, "sampling.py": 600, "encoder.py": 360, "cli.py": 180}
-BUDGETS |= {"utils.py": 700, "layouts.py": 400, "torchfile.py": 250}
+BUDGETS = {"gpt2.py": 350, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
+BUDGETS |= {"layouts.py": 400, "torchfile.py": 250, "flags.py": 220, "cli.py": 320, "writer.py": 180}
 IMPORTS = {  # who may import whom, at the top of the file
     "gpt2.py": {"numpy", "sampling"},
     "gpt2_pico.py": {"numpy"},
@@ -19,7 +19,9 @@ IMPORTS = {  # who may import whom, at the top of the file
     "utils.py": {"numpy", "encoder"},
     "torchfile.py": {"numpy"},
     "layouts.py": {"numpy", "encoder", "torchfile", "utils"},
-    "cli.py": {"numpy", "sampling", "utils", "encoder"},
+    "flags.py": {"sampling"},
+    "writer.py": {"numpy", "sampling"},
+    "cli.py": {"numpy", "sampling", "utils", "encoder", "flags", "writer"},
 }
 
 
