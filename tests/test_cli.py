@@ -1,5 +1,6 @@
 """The command: what is typed arrives as it was typed, what is wrong costs a sentence and no time, stdout is text."""
 
+import inspect
 import io
 import json
 import os
