@@ -3,7 +3,7 @@
 # make install   just make .venv
 # Another Python: make run PYTHON=python3.12
 PYTHON ?= python3
-PROMPT ?= Once upon a time, there was a little girl named Lily. One day, she found a
+PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
 ARGS   ?= --temperature 0.7
 
 # The prompt reaches Python through the environment, so that neither make nor the shell reads its quotes and dollars.
