@@ -108,7 +108,7 @@ def load_hugging_face(folder):
 
 def read_config(file):
     """Return the hyper-parameters in config.json, and whether the output's weights are the input's (else unknown)."""
-    config = read_json_object(file)
+    config = utils.read_json_object(file)
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise CheckpointError(
@@ -167,7 +167,7 @@ def weight_files(folder):
 
 
 def shards(index):
-    weight_map = read_json_object(index).get("weight_map")
+    weight_map = utils.read_json_object(index).get("weight_map")
     names = set(weight_map.values()) if isinstance(weight_map, dict) and all_strings(weight_map.values()) else ()
     if not names or any(Path(name).name != name for name in names):
         raise CheckpointError(f"{index} has no weight_map of tensors to files beside it: get it anew")
@@ -366,17 +366,6 @@ def fingerprint(files):
     """Return what changes when one of the files does: their names, sizes and times, for hashing all would take long."""
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(facts).encode("utf-8")).hexdigest()
-
-
-def read_json_object(file):
-    """Return the dict in a JSON file. CheckpointError: it is something else."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): get it anew") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} is not a JSON object: get it anew")
-    return value
 
 
 def all_strings(values):

@@ -568,14 +568,20 @@ def read_header(copy):
 def read_hparams(folder):
     """Return the dict in hparams.json. CheckpointError: no GPT-2 is like that."""
     file = folder / "hparams.json"
-    try:
-        hparams = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): get it anew") from error
-    if not isinstance(hparams, dict):
-        raise CheckpointError(f"{file} is not a JSON object with {', '.join(HPARAMS)}: get it anew")
+    hparams = read_json_object(file)
     check_hparams(file, hparams)
     return hparams
+
+
+def read_json_object(file):
+    """Return the dict in a JSON file. CheckpointError: it is something else."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON ({error}): get it anew") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} is not a JSON object: get it anew")
+    return value
 
 
 def check_hparams(file, hparams, names=None):
