@@ -243,12 +243,21 @@ def keep_typical(logits, mass):
     if mass >= 1:
         return all_ids(len(logits))
     x = np.maximum(scale(logits), -1e300)  # banned tokens are at -inf, which times 0 is NaN
-    probs = softmax(x)
-    x -= probs @ x  # -ln p, less the entropy, but for the sign: what lies between ln p and x is in both and cancels
-    distance = np.abs(x, out=x)
+    probs = np.exp(x)
+    total = probs.sum()
+    probs /= total
+    mean = probs @ x
+    entropy = math.log(total) - mean
+    distance = np.abs(np.subtract(x, mean, out=x), out=x)  # of -ln p from the entropy: log(total) cancels
+    # As for top_p, the unlikely can be set aside before the sort: beyond twice the entropy, further means less likely.
+    near = np.flatnonzero((distance <= entropy) | (probs >= 0.5 * (1 - mass) / len(x)))
+    return near[nearest(distance[near], probs[near], mass)]
+
+
+def nearest(distance, probs, mass):
+    """The fewest of the least distance that have probability `mass`; of equal distances, the lowest ids first."""
     order = np.argsort(distance)  # not a stable sort, which is six times slower: equal distances are settled below
-    sums = probs[order]
-    np.cumsum(sums, out=sums)
+    sums = np.cumsum(probs[order])
     last = distance[order[min(np.searchsorted(sums, mass), len(order) - 1)]]
     keep = distance < last
     n_nearer = np.count_nonzero(keep)
@@ -278,7 +287,7 @@ def candidates(logits, temperature=1.0, **knobs):
         if knobs.get(name) is not None:
             kept = keep(x, knobs[name])
             ids, x = ids[kept], x[kept]
-    x -= x.max()  # typical_p may have left out the likeliest
+            x -= x.max()  # typical_p may have left out the likeliest
     return ids, x
 
 
