@@ -188,7 +188,7 @@ def complete_plainly(generate, prompt, words, **asked):
             yield samples
             if sample.ended:
                 return
-        n_fed = max(len(inputs), 1) + len(sample.ids) - 1
+        n_fed = len(inputs) + len(sample.ids) - 1
         sample.ended = "length" if n_tokens_to_generate == 0 else "context" if n_fed == len(params["wpe"]) else "eos"
 
     complete(generate_samples, prompt, words, **asked)
@@ -229,9 +229,7 @@ def is_streamed(options):
 def check_fit(prompt_ids, options, hparams):
     """What can only be checked against the model's sizes: the context and the vocabulary."""
     n_prompt, n_ctx, n_vocab = len(prompt_ids), hparams["n_ctx"], hparams["n_vocab"]
-    for token in (*(options.logit_bias or ()), *options.banned_ids):
-        if token >= n_vocab:
-            raise ValueError(f"there is no token {token}: the ids of this model are 0 to {n_vocab - 1}")
+    sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), n_vocab)
     if options.context == "slide":
         if options.keep > n_ctx - 2:
             raise ValueError(f"keep is {options.keep}; this model's context of {n_ctx} leaves at most {n_ctx - 2}")
@@ -240,7 +238,7 @@ def check_fit(prompt_ids, options, hparams):
         raise ValueError(
             f"the prompt has {n_prompt} tokens; this model reads at most {n_ctx}: shorten it, or add --context slide"
         )
-    room = n_ctx - max(n_prompt, 1) + 1  # the last token is never fed back
+    room = n_ctx - n_prompt + 1  # the last token is never fed back
     if room < options.n_tokens_to_generate:
         utils.notice(f"the context of {n_ctx} tokens has room for {room} new ones; --context slide goes on beyond it")
 
@@ -252,7 +250,7 @@ def make_sample(options, encoder, n_prompt, index, i):
     stop_ids = set() if encoder.end_of_text is None else {encoder.end_of_text}
     if options.ignore_eos:
         penalties["banned_ids"] = (*options.banned_ids, *stop_ids)
-    processor = sampling.make_processor(n_prompt=max(n_prompt, 1), end_of_text=encoder.end_of_text, **penalties)
+    processor = sampling.make_processor(n_prompt=n_prompt, end_of_text=encoder.end_of_text, **penalties)
     rng = np.random.default_rng([options.seed, index, i])
     sample = sampling.Sample(sampler, rng, processor, stop_ids)
     return sample if options.logprobs is None else writer.with_logprobs(sample, options.logprobs)

@@ -237,9 +237,10 @@ def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep
 
 def select_rows(cache, rows):
     """Make row `rows[i]` of a batch its row i: one may be repeated, or left out."""
+    if list(rows) == list(range(len(cache[0].k))):
+        return
     for layer in cache:
-        if list(rows) != list(range(len(layer.k))):
-            layer.k, layer.v = layer.k[rows], layer.v[rows]
+        layer.k, layer.v = layer.k[rows], layer.v[rows]
 
 
 def slide(ids, keep, n_ctx):

@@ -79,17 +79,9 @@ KNOBS = {
     "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as 0.1"),
 }
 PENALTIES = {
-    "repetition_penalty": (
-        numbers.Real,
-        lambda r: 0 < r <= 100,
-        "a number above 0 and up to 100; 1 is none",
-    ),
+    "repetition_penalty": (numbers.Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
     "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "frequency_penalty": (
-        numbers.Real,
-        lambda p: -100 <= p <= 100,
-        "a number from -100 to 100; 0 is none",
-    ),
+    "frequency_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
     "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 3; 0 is none"),
     "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 20; 0 is none"),
 }

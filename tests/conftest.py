@@ -2,12 +2,24 @@
 
 import json
 import shutil
+import threading
 import warnings
 
 import numpy as np
 import pytest
 
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
+
+
+def four_at_once(function):
+    """Call `function` in four threads that begin together; return what those that did not fail gave back."""
+    results, start = [], threading.Barrier(4)
+    threads = [threading.Thread(target=lambda: (start.wait(), results.append(function()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
 
 
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):

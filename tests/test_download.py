@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_tensors
+from conftest import four_at_once, tiny_tensors
 
 import utils
 from utils import CheckpointError, load_encoder_hparams_and_params
@@ -498,13 +498,7 @@ def test_ctrl_c_keeps_what_was_received_and_no_file_under_its_name(server, model
 
 
 def test_several_at_once_download_each_file_once_and_all_load(server, models):
-    results = []
-    start = threading.Barrier(4)
-    threads = [threading.Thread(target=lambda: (start.wait(), results.append(load(models)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = four_at_once(lambda: load(models))
     assert len(results) == 4
     assert server.names_requested() == NEEDED
 

@@ -8,13 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_HPARAMS, tiny_tensors
+from conftest import TINY_HPARAMS, four_at_once, tiny_tensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -534,15 +533,9 @@ def test_the_copy_gets_its_name_only_when_it_is_whole_and_on_the_disk(tiny_check
 
 
 def test_two_at_once_convert_once(tiny_checkpoint, monkeypatch):
-    conversions, results = [], []
-    convert = utils.convert
+    conversions, convert = [], utils.convert
     monkeypatch.setattr(utils, "convert", lambda *args: (conversions.append(args), convert(*args)))
-    start = threading.Barrier(4)
-    threads = [threading.Thread(target=lambda: (start.wait(), results.append(load(tiny_checkpoint)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = four_at_once(lambda: load(tiny_checkpoint))
     assert len(conversions) == 1 and len(results) == 4
     for params in results:
         assert_weights(params)
