@@ -32,8 +32,8 @@ DEBUG = "PICOGPT_DEBUG"  # set to 1 to see the traceback behind an error
 # ---- a function as a command -----------------------------------------------------------------------------------
 
 
-def run(main):
-    """Run `main` with the command line's words and flags, and exit the process with the right code."""
+def run(main, table=flags.FLAGS):
+    """Run `main` with the command line's words and flags, those of `table`, and exit with the right code."""
     if sys.stderr is None:  # closed by the caller; print would take stdout in its place
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open to the end
     try:
@@ -41,7 +41,7 @@ def run(main):
             raise OSError("stdout is closed: there is nowhere to write to")
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale or Windows code page
-        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]])
+        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]], table)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         discard_stdout()
@@ -76,7 +76,7 @@ def as_utf8(argument):
         return argument
 
 
-def call_with_arguments(main, arguments):
+def call_with_arguments(main, arguments, table):
     """Call `main` through Fire, which would evaluate the prompt as Python ("1984", "a, b", "{x}") if it were let."""
     asked = set(itertools.takewhile(lambda argument: argument != "--", arguments))
     if asked & {"-h", "--help"}:
@@ -86,10 +86,12 @@ def call_with_arguments(main, arguments):
     else:
         from fire import Fire, decorators, parser
 
-        values = {name: parser.DefaultParseValue for name, flag in flags.FLAGS.items() if flag.is_value}
+        values = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
+        parameters = inspect.signature(main).parameters.values()
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         decorators.SetParseFn(str)(main)
         decorators.SetParseFns(**values)(main)
-        Fire(main, command=flags.spell_out(arguments))
+        Fire(main, command=flags.spell_out(arguments, table, positional))
 
 
 # ---- the prompt ------------------------------------------------------------------------------------------------

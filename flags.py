@@ -35,15 +35,17 @@ ANSWERS = {  # what others have and we do not -> what to do in its place
 }
 
 
-def spell_out(arguments):
+def spell_out(arguments, table=None, positional=("prompt",)):
     """Rewrite arguments so that Fire can read them in one way only: `--name=value` for flags, by our names.
 
     A word is a flag if it looks like -n, --name or --name=value, so "- milk" and "--a list item" are prompts. A switch
     does not swallow the prompt behind it, "-" is a prompt (it stands for stdin), and no flag follows "--".
+    table: the flags there are, FLAGS if None. positional: what the words that are no flags are called, in order.
 
     >>> spell_out(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
     ['--json=True', '--n_tokens_to_generate=5', '--stream=False', 'Once upon']
     """
+    table = FLAGS if table is None else table
     arguments, flags, words = deque(arguments), [], []
     while arguments:
         argument = arguments.popleft()
@@ -51,32 +53,34 @@ def spell_out(arguments):
             words += arguments
             break
         if match := FLAG.fullmatch(argument):
-            flags.append(spell_flag(match[1].replace("-", "_"), match[2], arguments))
+            flags.append(spell_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
         else:
             words.append(argument)
     names = [name for name, _ in flags]
     if names.count("stop") > 1:
         raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
-    if words and "prompt" in names:
-        raise ValueError(f"the prompt is given twice, as --prompt and as {words[0]!r}; leave one of them out")
-    if words and words[0].startswith("-"):
-        words[0] = f"--prompt={words[0]}"
+    for i, (name, word) in enumerate(zip(positional, words, strict=False)):
+        if name in names:
+            raise ValueError(f"the {name} is given twice, as --{name} and as {word!r}; leave one of them out")
+        if word.startswith("-"):
+            words[i] = f"--{name}={word}"
     return [f"--{name}={value}" for name, value in flags] + words
 
 
-def spell_flag(name, value, following):
+def spell_flag(name, value, following, table, positional):
     """A flag by our name, and its value, which may be the first of the words that follow it."""
-    name = ALIASES.get(name, name)
+    name = name if name in table else ALIASES.get(name, name)
     if value is not None:
         return name, value
+    switches = [name for name, flag in table.items() if flag.check is switch]
     opposite = re.sub("^no_?", "", name)
-    if opposite != name and opposite in SWITCHES:
+    if opposite != name and opposite in switches:
         return opposite, "False"
-    if name in SWITCHES:
+    if name in switches:
         return name, following.popleft() if following and following[0].lower() in ("true", "false") else "True"
     if following and following[0] != "--" and not FLAG.fullmatch(following[0]):
         return name, following.popleft()
-    check_known(name)
+    check_known(name, {**table, **dict.fromkeys(positional)})
     raise ValueError(f"--{name} needs a value; one that begins with a dash is written --{name}=VALUE")
 
 
@@ -172,18 +176,20 @@ FLAGS = {
     "logprobs": Flag(None, whole(0), is_value=True),
     "quiet": Flag(False, switch),
 }
-SWITCHES = [name for name, flag in FLAGS.items() if flag.check is switch]
 STRATEGY_FLAGS = ("strategy", "preset", *sampling.KNOBS)
 PENALTY_FLAGS = (*sampling.PENALTIES, "logit_bias", "banned_ids")
 
 
-def check_known(name):
+def check_known(name, table):
+    if name in table:
+        return
     if name in ANSWERS:
         raise ValueError(f"there is no flag --{name}: {ANSWERS[name]}")
-    if name not in FLAGS and name != "prompt":
-        near = difflib.get_close_matches(name, [*FLAGS, *ALIASES], n=1)
-        hint = f"did you mean --{ALIASES.get(near[0], near[0])}? " if near else ""
-        raise ValueError(f"there is no flag --{name}; {hint}--help explains them all")
+    if name in FLAGS:
+        raise ValueError(f"{os.path.basename(sys.argv[0])} has no --{name}; --help explains those it has")
+    near = difflib.get_close_matches(name, [*table, *(alias for alias in ALIASES if ALIASES[alias] in table)], n=1)
+    hint = f"did you mean --{ALIASES.get(near[0], near[0])}? " if near else ""
+    raise ValueError(f"there is no flag --{name}; {hint}--help explains them all")
 
 
 def refuse(flags, *names):
@@ -193,15 +199,26 @@ def refuse(flags, *names):
             raise ValueError(f"{os.path.basename(sys.argv[0])} has no --{name}; use gpt2.py")
 
 
-def check_flags(flags):
+def check_flags(flags, table=None):
     """All options, `flags` and the defaults of the rest; ValueError for what cannot be, alone or together."""
+    options = check_each(flags, FLAGS if table is None else table)
+    check_together(options)
+    return options
+
+
+def check_each(flags, table):
+    """All options of the table; ValueError for a flag that it does not have, or a value that cannot be."""
     for name in flags:
-        check_known(name)
+        check_known(name, table)
     given = sampling.given(flags)
-    options = {name: FLAGS[name].check(name, given[name]) if name in given else FLAGS[name].default for name in FLAGS}
-    sampling.make_sampler(**{name: options[name] for name in STRATEGY_FLAGS})
-    sampling.make_processor(**{name: options[name] for name in PENALTY_FLAGS})
-    options = SimpleNamespace(**options, given=tuple(given))
+    options = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
+    return SimpleNamespace(**options, given=tuple(given))
+
+
+def check_together(options):
+    """ValueError for options that contradict each other."""
+    sampling.make_sampler(**{name: getattr(options, name) for name in STRATEGY_FLAGS})
+    sampling.make_processor(**{name: getattr(options, name) for name in PENALTY_FLAGS})
     if (options.min_new_tokens or 0) > options.n_tokens_to_generate:
         raise ValueError(
             f"min_new_tokens is {options.min_new_tokens}, but n_tokens_to_generate only {options.n_tokens_to_generate}"
@@ -210,4 +227,3 @@ def check_flags(flags):
         raise ValueError("logprobs are part of the JSON output: add --json, or leave out --logprobs")
     if options.keep and options.context != "slide":
         raise ValueError("keep has no effect unless the context slides: add --context slide, or leave out --keep")
-    return options
