@@ -344,14 +344,18 @@ class Mirostat:
         self.tau, self.eta, self.knobs = mirostat_tau, mirostat_eta, knobs
         self.mu = 2 * mirostat_tau
 
-    def __call__(self, logits, rng=None):
+    def candidates(self, logits):
+        """What can be drawn next: ids, ascending, and their probabilities; [n_kept] each."""
         ids, x = candidates(logits, **self.knobs)
         surprise = (math.log(np.exp(x).sum()) - x) / math.log(2)  # bits
         kept = np.flatnonzero(surprise <= max(self.mu, surprise.min()))
-        probs = softmax(x[kept])
+        return ids[kept], softmax(x[kept])
+
+    def __call__(self, logits, rng=None):
+        ids, probs = self.candidates(logits)
         drawn = sample_categorical(probs, rng)
         self.mu -= self.eta * (-math.log2(probs[drawn]) - self.tau)
-        return int(ids[kept[drawn]])
+        return int(ids[drawn])
 
 
 def make_sampler(strategy=None, preset=None, **knobs):
