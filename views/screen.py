@@ -117,10 +117,19 @@ def paint(text, style):
 
 
 def bar(share, n_cells):
-    """A bar of `share`, 0 to 1, of so many cells, to an eighth of a cell; what is not zero is seen.
+    """A bar of `share`, 0 to 1, of so many cells, to an eighth of a cell.
 
-    >>> bar(0.5, 4), bar(0.3, 4), bar(0.001, 4), bar(0, 4)
-    ('██', '█▎', '▏', '')
+    >>> bar(0.5, 4), bar(0.3, 4), bar(0.001, 4)
+    ('██', '█▎', '')
     """
-    n_eighths = max(round(share * n_cells * 8), 1 if share > 0 else 0)
+    n_eighths = round(share * n_cells * 8)
     return "█" * (n_eighths // 8) + EIGHTHS[n_eighths % 8].strip()
+
+
+def decimal(p):
+    """A probability in six cells at most: four decimals, or its magnitude where they would all be zero.
+
+    >>> decimal(0.57212), decimal(0.0000021), decimal(0)
+    ('0.5721', '2e-06', '0.0000')
+    """
+    return f"{p:.0e}" if 0 < p < 0.00005 else f"{p:.4f}"
