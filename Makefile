@@ -1,17 +1,18 @@
 # make run       generate text with the bundled model, in an environment of its own (.venv)
 # make test      lint and test
+# make bench     measure, beside transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick for a few minutes
 # make install   just make .venv
 # Another Python: make run PYTHON=python3.12
 PYTHON ?= python3
 PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
-ARGS   ?= --temperature 0.7
 
 # The prompt reaches Python through the environment, so that neither make nor the shell reads its quotes and dollars.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: run test install clean
+.PHONY: run test bench install clean
 
+run: ARGS ?= --temperature 0.7
 run: .venv/installed
 	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 300 --echo $(ARGS) < /dev/null
 
@@ -19,10 +20,13 @@ test: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
 
+bench: .venv-bench/installed
+	.venv-bench/bin/python benchmarks/bench.py $(ARGS)
+
 install: .venv/installed
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or \
@@ -33,4 +37,9 @@ clean:
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv-bench/installed: benchmarks/requirements.txt requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@

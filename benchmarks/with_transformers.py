@@ -1,0 +1,10 @@
+"""What somebody would write who wants a text from transformers: python with_transformers.py FOLDER PROMPT N_TOKENS."""
+
+import sys
+
+from transformers import pipeline
+
+folder, prompt, n_tokens = sys.argv[1:]
+generator = pipeline("text-generation", model=folder, dtype="float32")
+options = {"do_sample": False, "min_new_tokens": int(n_tokens), "max_new_tokens": int(n_tokens)}
+print(generator(prompt, return_full_text=False, **options)[0]["generated_text"])
