@@ -207,9 +207,9 @@ def continue_prompt(generate_samples, model, options, prompt, index=0):
     """Print all samples of one prompt, the one numbered `index`, on stdout, and on stderr how it went."""
     encoder, hparams, params = model
     prompt_ids = encoder.encode(prompt) or [encoder.start]
-    check_fit(prompt_ids, options, hparams)
+    check_fit(len(prompt_ids), options, hparams)
     samples = [make_sample(options, encoder, len(prompt_ids), index, i) for i in range(options.num_samples)]
-    remark_before(options, prompt, samples)
+    remark_before(options, prompt, samples, hparams["n_ctx"] - len(prompt_ids) + 1)
     keep = options.keep if options.context == "slide" else None
     steps = generate_samples(prompt_ids, params, hparams["n_head"], options.n_tokens_to_generate, samples, keep)
     clock = writer.Clock()
@@ -228,21 +228,17 @@ def is_streamed(options):
     return options.stream and not options.json
 
 
-def check_fit(prompt_ids, options, hparams):
+def check_fit(n_prompt, options, hparams):
     """What can only be checked against the model's sizes: the context and the vocabulary."""
-    n_prompt, n_ctx, n_vocab = len(prompt_ids), hparams["n_ctx"], hparams["n_vocab"]
+    n_ctx, n_vocab = hparams["n_ctx"], hparams["n_vocab"]
     sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), n_vocab)
     if options.context == "slide":
         if options.keep > n_ctx - 2:
             raise ValueError(f"keep is {options.keep}; this model's context of {n_ctx} leaves at most {n_ctx - 2}")
-        return
-    if n_prompt > n_ctx:
+    elif n_prompt > n_ctx:
         raise ValueError(
             f"the prompt has {n_prompt} tokens; this model reads at most {n_ctx}: shorten it, or add --context slide"
         )
-    room = n_ctx - n_prompt + 1  # the last token is never fed back
-    if room < options.n_tokens_to_generate:
-        utils.notice(f"the context of {n_ctx} tokens has room for {room} new ones; --context slide goes on beyond it")
 
 
 def make_sample(options, encoder, n_prompt, index, i):
@@ -261,7 +257,7 @@ def make_sample(options, encoder, n_prompt, index, i):
 # ---- remarks ---------------------------------------------------------------------------------------------------
 
 
-def remark_before(options, prompt, samples):
+def remark_before(options, prompt, samples, room):
     """What a person at a terminal should know: the seed that gives the same text again, and what will disappoint."""
     if samples[0].sampler is not sampling.greedy:
         utils.notice(f"seed {options.seed}")
@@ -269,6 +265,8 @@ def remark_before(options, prompt, samples):
         utils.notice(f"the {len(samples)} samples will be the same: nothing is drawn without --temperature or the like")
     if prompt.endswith(" "):
         utils.notice("the prompt ends with a space, which makes GPT-2 stumble: the space belongs to the next word")
+    if room < options.n_tokens_to_generate and options.context == "stop":
+        utils.notice(f"the context has room for {room} new tokens; --context slide goes on beyond it")
 
 
 def bar(steps, options):

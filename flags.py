@@ -6,6 +6,7 @@
 import contextlib
 import difflib
 import json
+import math
 import os
 import re
 import sys
@@ -95,10 +96,11 @@ class Flag:
         self.is_value = is_value  # Fire reads it as a Python value, a number say; else it is the text as typed
 
 
-def whole(least):
+def whole(least, most=math.inf):
     def check(name, value):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} upwards")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            end = "upwards" if most == math.inf else f"to {most}"
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} {end}")
         return value
 
     return check
@@ -130,7 +132,7 @@ def strings(name, value):
             value = json.loads(value) if value.startswith("[") else value
     if isinstance(value, str):
         value = [re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], value)]
-    if not all(isinstance(string, str) and string for string in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(string, str) and string for string in value):
         raise ValueError(f"{name} is {value!r}; it must be a text, or a JSON list of texts, and none may be empty")
     return tuple(value)
 

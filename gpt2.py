@@ -74,12 +74,12 @@ def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_seq, n_embd] -> [..., n_
     return linear(x, **c_proj)  # [..., n_seq, 4 * n_embd] -> [..., n_seq, n_embd]
 
 
-def causal_mask(n_seq, n_total):  # -> [n_seq, n_total]
-    """0 where a query may look, -1e10 at what lies in its future. The queries are the last n_seq positions."""
-    return (1 - np.tri(n_seq, n_total, n_total - n_seq, dtype=np.float32)) * -1e10
+def causal_mask(positions, n_total):  # [..., n_seq] -> [..., 1, n_seq, n_total], the same for every head
+    """0 where the query at a position may look, -1e10 at what lies in its future."""
+    return np.float32(-1e10) * (np.arange(n_total) > positions[..., None, :, None])
 
 
-def attention(q, k, v, mask):  # q [..., n_seq, d_head], k and v [..., n_total, d_head], mask [n_seq, n_total]
+def attention(q, k, v, mask):  # q [..., n_seq, d_head], k and v [..., n_total, d_head], mask [..., n_seq, n_total]
     """For each query, the average of the values, weighted by how well their keys match (Vaswani et al. 2017)."""
     scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask  # [..., n_seq, d_head] -> [..., n_seq, n_total]
     return softmax(scores) @ v  # [..., n_seq, n_total] -> [..., n_seq, d_head]
@@ -101,8 +101,8 @@ class LayerCache:
     """
 
     def __init__(self, n_head, n_positions, d_head, batch=()):
-        self.k = np.empty((*batch, n_head, n_positions, d_head), dtype=np.float32)
-        self.v = np.empty_like(self.k)
+        self.k = np.zeros((*batch, n_head, n_positions, d_head), dtype=np.float32)
+        self.v = np.zeros_like(self.k)
         self.length = 0
 
     def append(self, k, v):  # [..., n_head, n_seq, d_head] twice -> [..., n_head, n_total, d_head] twice
@@ -119,20 +119,36 @@ def kv_cache(params, n_head, n_positions, batch=()):
     return [LayerCache(n_head, n_positions, d_head, batch) for _ in params["blocks"]]
 
 
-def mha(x, c_attn, c_proj, n_head, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
     """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
     qkv = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]
     q, k, v = (split_heads(part, n_head) for part in np.split(qkv, 3, axis=-1))  # 3 of [..., n_head, n_seq, d_head]
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
-    x = attention(q, k, v, causal_mask(q.shape[-2], k.shape[-2]))  # -> [..., n_head, n_seq, d_head]
+    x = attention(q, k, v, mask)  # -> [..., n_head, n_seq, d_head]
     return linear(merge_heads(x), **c_proj)  # -> [..., n_seq, n_embd]
 
 
-def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # [..., n_seq, n_embd], and back the same
     """Look at the other positions, then think about each: both added to the residual stream `x`."""
-    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, cache=cache)
+    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, mask=mask, cache=cache)
     return x + ffn(layer_norm(x, **ln_2), **mlp)
+
+
+def transformer(inputs, wte, wpe, blocks, n_head, cache=None):  # [..., n_seq] -> [..., n_seq, n_embd]
+    """All of the model but its head: look up the tokens and their positions, then go through the blocks."""
+    n_seq, n_past = np.shape(inputs)[-1], cache[0].length if cache else 0
+    n_total, room = np.max(n_past) + n_seq, min(len(wpe), cache[0].k.shape[-2]) if cache else len(wpe)
+    if n_total > room:
+        raise ValueError(
+            f"{n_total - n_seq} + {n_seq} positions do not fit in {room}: the context or the cache is full"
+        )
+    positions = n_past + np.arange(n_seq)  # [n_seq], or [..., n_seq] if the sequences of the cache differ in length
+    mask = causal_mask(positions, n_total)  # [..., 1, n_seq, n_total]
+    x = wte[np.asarray(inputs)] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
+    for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
+        x = transformer_block(x, **block, n_head=n_head, mask=mask, cache=layer_cache)  # [..., n_seq, n_embd]
+    return x
 
 
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
@@ -143,13 +159,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
     With a `cache` (see `kv_cache`) the inputs continue what it holds, and are added to it. A prompt may go
     in whole or in pieces. Raises ValueError if the positions run past n_ctx or past the cache.
     """
-    n_seq, n_past = np.shape(inputs)[-1], cache[0].length if cache else 0
-    room = min(len(wpe), cache[0].k.shape[-2]) if cache else len(wpe)
-    if n_past + n_seq > room:
-        raise ValueError(f"{n_past} + {n_seq} positions do not fit in {room}: the context or the cache is full")
-    x = wte[np.asarray(inputs)] + wpe[n_past : n_past + n_seq]  # [..., n_seq] -> [..., n_seq, n_embd]
-    for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
-        x = transformer_block(x, **block, n_head=n_head, cache=layer_cache)  # [..., n_seq, n_embd]
+    x = transformer(inputs, wte, wpe, blocks, n_head, cache)  # [..., n_seq] -> [..., n_seq, n_embd]
     if last_only:
         x = x[..., -1:, :]  # [..., n_seq, n_embd] -> [..., 1, n_embd]
     return project(layer_norm(x, **ln_f), wte.T)  # [..., n_seq, n_embd] -> [..., n_seq, n_vocab]

@@ -71,11 +71,14 @@ class Clock:
     def __init__(self):
         self.start, self.first_token, self.seconds = time.perf_counter(), 0.0, 1e-9
 
+    def tick(self):
+        self.seconds = time.perf_counter() - self.start
+        self.first_token = self.first_token or self.seconds
+
     def watch(self, steps):
         try:
             for step in steps:
-                self.seconds = time.perf_counter() - self.start
-                self.first_token = self.first_token or self.seconds
+                self.tick()
                 yield step
         except ValueError as error:  # the request was checked before: this is the model, not the user
             raise RuntimeError(f"the text ends here: {error}") from error
@@ -126,21 +129,25 @@ def write_json(pieces, options, encoder, prompt, n_prompt):
     for text, piece, is_last in pieces:
         whole_text += piece
         if is_last:
-            record = {"index": index, "prompt": prompt, "text": whole_text, **report(text, options, encoder, n_prompt)}
-            put(json.dumps(record, ensure_ascii=False) + "\n")
+            put(as_line(record(index, prompt, whole_text, text, options, encoder, n_prompt)))
             index, whole_text = index + 1, prompt if options.echo else ""
 
 
-def report(text, options, encoder, n_prompt):
-    """All that is to be said of a text but what it says."""
+def as_line(record):
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def record(index, prompt, whole_text, text, options, encoder, n_prompt):
+    """All that is to be said of a text, ready for JSON."""
     sample, n_new = text.sample, len(text.sample.ids)
-    knobs = getattr(sample.sampler, "keywords", {}) | {name: getattr(options, name) for name in options.given}
-    settings = {"n_tokens_to_generate": options.n_tokens_to_generate, **knobs}
-    record = {
+    said = {
+        "index": index,
+        "prompt": prompt,
+        "text": whole_text,
         "finish_reason": sample.ended,
         "seed": options.seed,
         "model": options.model,
-        "settings": {name: value for name, value in settings.items() if name not in NOT_SETTINGS},
+        "settings": settings(sample.sampler, options),
         "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new},
         "timings": {
             "first_token_seconds": round(text.clock.first_token, 6),
@@ -149,11 +156,17 @@ def report(text, options, encoder, n_prompt):
         },
     }
     if options.logprobs is not None:
-        record["logprobs"] = [with_token(entry, encoder) for entry in sample.logprobs]
-    return record
+        said["logprobs"] = [with_token(entry, encoder) for entry in sample.logprobs]
+    return said
 
 
-NOT_SETTINGS = ("seed", "model_size", "models_dir", "json", "stream", "echo", "quiet", "num_samples", "logprobs")
+def settings(sampler, options):
+    """What was asked for, and the values of the knobs that a strategy or a preset stands for."""
+    given = {name: getattr(options, name) for name in options.given if name not in NOT_SETTINGS}
+    return {"n_tokens_to_generate": options.n_tokens_to_generate, **getattr(sampler, "keywords", {}), **given}
+
+
+NOT_SETTINGS = ("seed", "model_size", "models_dir", "json", "stream", "quiet")  # nothing that the text depends on
 
 
 def with_token(entry, encoder):

@@ -1,13 +1,21 @@
 """What several test modules share: a GPT-2 so small that a test can afford it, in the official layout."""
 
+import io
 import json
 import shutil
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import cli
+import flags
+import gpt2
+
+ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
 
 
@@ -20,6 +28,24 @@ def four_at_once(function):
     for thread in threads:
         thread.join()
     return results
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a script within this process, as if its words had been typed: (exit code, stdout, stderr)."""
+
+    def run(*args, main=gpt2.main, table=flags.FLAGS, piped=b""):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", [main.__module__ + ".py", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+        code = 0
+        try:
+            cli.run(main, table)
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):

@@ -1,7 +1,6 @@
 """The command: what is typed arrives as it was typed, what is wrong costs a sentence and no time, stdout is text."""
 
 import inspect
-import io
 import json
 import os
 import shutil
@@ -60,24 +59,6 @@ def typed(monkeypatch):
         return received[0]
 
     return receive
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """The same within this process, which is faster: (exit code, stdout, stderr) of a script and what is typed."""
-
-    def run(*args, main=gpt2.main, piped=b""):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [main.__module__ + ".py", *args])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
-        code = 0
-        try:
-            cli.run(main)
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

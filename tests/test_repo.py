@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUDGETS = {"gpt2.py": 350, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
-BUDGETS |= {"layouts.py": 400, "torchfile.py": 250, "flags.py": 240, "cli.py": 320, "writer.py": 180}
+BUDGETS = {"gpt2.py": 370, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
+BUDGETS |= {"layouts.py": 400, "torchfile.py": 250, "flags.py": 240, "cli.py": 320, "writer.py": 200}
+BUDGETS |= {"slots.py": 200, "batch.py": 320, "rows.py": 300}
 IMPORTS = {  # who may import whom, at the top of the file
     "gpt2.py": {"numpy", "sampling"},
     "gpt2_pico.py": {"numpy"},
@@ -21,6 +22,9 @@ IMPORTS = {  # who may import whom, at the top of the file
     "layouts.py": {"numpy", "encoder", "torchfile", "utils"},
     "flags.py": {"sampling"},
     "writer.py": {"numpy", "sampling"},
+    "slots.py": {"numpy", "gpt2"},
+    "rows.py": {"utils", "writer"},
+    "batch.py": {"numpy", "cli", "flags", "rows", "sampling", "slots", "utils", "writer"},
     "cli.py": {"numpy", "sampling", "utils", "encoder", "flags", "writer"},
 }
 
