@@ -21,7 +21,7 @@ import lab
 import numpy as np
 from fire import Fire
 from report import conditions, markdown, plain, ratios, spread
-from worker import SETTLE
+from worker import SETTLE, WorkerError
 
 OURS, TOGETHER = "gpt2.py", "batch.py"
 PEERS = (OURS, "transformers", "CTranslate2 float32")
@@ -116,6 +116,8 @@ def main(quick=False, rounds=None, threads=None, work_dir=None, models_dir=None,
         contest = Contest(place, random_prompts(n_prompts), n_new)
         series = contest.series(sizes, peer_sizes)
         records = lab.in_turns({"batches": series}, rounds)["batches"]
+    except WorkerError as error:
+        sys.exit(f"Error: {error}")
     finally:
         place.close()
     results = lab.notes(place, rounds) | {"settings": settings, "equal": contest.equal, "seconds": records}

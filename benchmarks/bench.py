@@ -20,6 +20,7 @@ import numpy as np
 import report
 from fire import Fire
 from peers import PEERS
+from worker import WorkerError
 
 ROOT = Path(__file__).parent.parent
 OURS, MACHINE = "gpt2.py", "the machine"
@@ -33,7 +34,7 @@ TOLERANCES = {"llama.cpp F32": 5e-3}
 FULL = {"rounds": 7, "steps": 20, "contexts": (10, 100, 250, 500, 750, 1000), "prompts": (50, 100, 200, 400, 800)}
 FULL |= {"batch_sizes": BATCH_SIZES, "sizes": ("355M",), "memory_steps": 200}
 QUICK = {"rounds": 2, "steps": 5, "contexts": (10, 300, 1000), "prompts": (50, 400)}
-QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 200}
+QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 50}
 
 
 def check_agreement(place, peers):
@@ -53,7 +54,7 @@ def check_agreement(place, peers):
     return agreement | {"of logits from": float(ours.min()), "to": float(ours.max())}
 
 
-def single_sequence(place, peers, steps):
+def single_sequence(place, peers, long_peers, steps):
     """Series of decode and prefill, for every program, and the wall of each.
 
     The order matters: a prompt of 900 tokens stays, and is what decoding at 1000 tokens goes on with.
@@ -65,9 +66,9 @@ def single_sequence(place, peers, steps):
     wall = asked("products", [MACHINE], n_rows=1, repeats=steps)
     peak = asked("gemm_peak", [MACHINE], repeats=3)
     return {
-        "decode at 100 tokens": wall | asked("decode", peers, n_context=100, n_steps=steps),
-        "prefill of 900 tokens": peak | asked("prefill", peers, n_prompt=900),
-        "decode at 1000 tokens": wall | asked("decode", peers, n_context=1000, n_steps=steps),
+        report.DECODE: wall | asked("decode", peers, n_context=100, n_steps=steps),
+        report.PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
+        report.LONG: wall | asked("decode", long_peers, n_context=1000, n_steps=steps),
     }
 
 
@@ -111,20 +112,20 @@ def other_sizes(place, sizes, steps):
 
 def whole_processes(place, peers):
     """Series of commands as a person would give them, timed from their start: one new token, and forty."""
-    python, model = sys.executable, {"--models_dir": place.models_dir, "--model_size": "random-124M"}
-    flags = [word for flag in model.items() for word in flag]
-    commands = {name: [python, ROOT / name, PROMPT, *flags, "--n_tokens_to_generate"] for name in (OURS, SLOW[0])}
+    flags = ["--models_dir", place.models_dir, "--model_size", "random-124M", "--n_tokens_to_generate"]
     files = place.work_dir / "random-124M"
-    commands["transformers"] = [python, lab.HERE / "with_transformers.py", files / "huggingface", PROMPT]
-    commands["llama.cpp F32"] = [python, lab.HERE / "with_llama_cpp.py", files / "gguf-F32", PROMPT]
+    commands = {name: [ROOT / name, PROMPT, *flags] for name in (OURS, "gpt2_pico.py")}
+    commands["gpt2_pico.py in float64"] = [lab.HERE / "with_float64.py", PROMPT, *flags]
+    commands["transformers"] = [lab.HERE / "with_transformers.py", files / "huggingface", PROMPT]
+    commands["llama.cpp F32"] = [lab.HERE / "with_llama_cpp.py", files / "gguf-F32", PROMPT]
 
     def run(name, n_tokens, which):
-        return lambda: lab.run_command([*commands[name], n_tokens], place.threads)[which]
+        return lambda: lab.run_command([sys.executable, *commands[name], n_tokens], place.threads)[which]
 
     names = [name for name in commands if name in peers]
     return {
-        "first token of the process": {name: run(name, 1, 0) for name in names},
-        "process with 40 tokens": {name: run(name, 40, 1) for name in names},
+        report.FIRST: {name: run(name, 1, 0) for name in names},
+        report.WHOLE: {name: run(name, 40, 1) for name in names},
     }
 
 
@@ -134,37 +135,55 @@ def memory(place, peers, steps):
     return {name: {"loaded": loaded[name]} | place.ask(name, "memory", n_steps=steps) for name in peers}
 
 
+def measure(place, peers, settings, rounds, quick):
+    """Start everything, see that it agrees, then measure; return all there is to know."""
+    for name in (MACHINE, OURS, *(name for name in peers if name not in (MACHINE, OURS))):
+        place.start(name)
+    if not {MACHINE, OURS} <= set(place.workers):
+        sys.exit("Error: without our own there is nothing to compare with")
+    peers = [name for name in place.workers if name != MACHINE]
+    agreement = check_agreement(place, peers)
+    memories = memory(place, peers, settings["memory_steps"])
+
+    # What has no cache takes half a minute a round where the text is long, and more in float64.
+    timed = [name for name in peers if not (quick and name == SLOW[1])]
+    timed_long = [name for name in peers if not (quick and name in SLOW)]
+    steps = settings["steps"]
+    series = single_sequence(place, timed, timed_long, steps)
+    series |= ours_alone(place, steps, *(settings[name] for name in ("batch_sizes", "contexts", "prompts")))
+    series |= other_sizes(place, settings["sizes"], steps)
+    series |= whole_processes(place, timed)
+    records = lab.in_turns(series, rounds)
+    for size in settings["sizes"]:
+        if (name := f"{OURS}, {size}") in place.workers:
+            memories[name] = {"loaded": place.workers[name].about["memory"]} | place.ask(name, "memory", n_steps=40)
+    return lab.notes(place, rounds) | {"agreement": agreement, "memory": memories, "records": records}
+
+
+def names_of(peers):
+    """The peers that were asked for: all, or those whose names are given, separated by commas."""
+    names = peers.split(",") if isinstance(peers, str) else peers or PEERS
+    names = [name.strip() for name in names]
+    if unknown := set(names) - set(PEERS):
+        sys.exit(f"Error: there is no peer {', '.join(sorted(unknown))}; they are: {', '.join(PEERS)}")
+    return names
+
+
 def main(quick=False, large=False, rounds=None, peers=None, threads=None, work_dir=None, models_dir=None, output=None):
     """Run the benchmark.
 
     rounds: how often everything is measured. peers: some names, as in the table, separated by commas; ours is always
     there. threads: of each program. work_dir, models_dir: where files are kept (see lab.py). output: a folder.
     """
-    settings = QUICK if quick else FULL
-    rounds, steps = rounds or settings["rounds"], settings["steps"]
-    sizes = ("355M", "774M", "1558M") if large else settings["sizes"]
+    settings, names = QUICK if quick else FULL, names_of(peers)
+    if large:
+        settings = settings | {"sizes": ("355M", "774M", "1558M")}
     output = Path(output) if output else lab.HERE / "results" / ("quick" if quick else "")
     place = lab.Lab(work_dir, models_dir, threads)
-    asked = [name.strip() for name in (peers.split(",") if isinstance(peers, str) else peers or PEERS)]
-    if unknown := set(asked) - set(PEERS):
-        sys.exit(f"Error: there is no peer {', '.join(unknown)}; they are: {', '.join(PEERS)}")
     try:
-        for name in (MACHINE, OURS, *(name for name in asked if name not in (MACHINE, OURS))):
-            place.start(name)
-        if not {MACHINE, OURS} <= set(place.workers):
-            sys.exit("Error: without our own there is nothing to compare with")
-        peers = [name for name in place.workers if name != MACHINE]
-        agreement = check_agreement(place, peers)
-        memories = memory(place, peers, settings["memory_steps"])
-        timed = [name for name in peers if not (quick and name in SLOW[1:])]  # which takes half a minute a round
-        more = {name: settings[name] for name in ("batch_sizes", "contexts", "prompts")}
-        series = single_sequence(place, timed, steps) | ours_alone(place, steps, **more)
-        series |= other_sizes(place, sizes, steps) | whole_processes(place, timed)
-        records = lab.in_turns(series, rounds)
-        if large:
-            memories[f"{OURS}, 1558M"] = place.ask(f"{OURS}, 1558M", "memory", n_steps=20)
-        results = lab.notes(place, rounds) | {"agreement": agreement, "memory": memories, "records": records}
-        results["hparams"] = {"n_vocab": 50257, "n_embd": 768, "n_layer": 12}
+        results = measure(place, names, settings, rounds or settings["rounds"], quick)
+    except WorkerError as error:
+        sys.exit(f"Error: {error}")
     finally:
         place.close()
     lab.save(results, output / "bench.json")

@@ -7,7 +7,7 @@ import numpy as np
 
 matplotlib.use("Agg")  # no screen
 import matplotlib.pyplot as plt
-from report import DECODE, LONG, MACHINE, OURS, PREFILL, line
+from report import DECODE, LONG, MACHINE, OURS, PREFILL, line, prefill_flops
 
 BLUE, ORANGE, GREY, BLACK = "#0072B2", "#E69F00", "#999999", "#000000"
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 160})
@@ -17,10 +17,7 @@ def speed(figures, path):
     """Bars of decoding and prefill for every program, with the machine's own wall as a line."""
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
     wall = {title: 1 / median(figures.of(title, MACHINE)) for title in (DECODE, LONG)}
-    peak = median(figures.of(PREFILL, MACHINE))
-    from report import prefill_flops
-
-    wall[PREFILL] = 900 * peak / prefill_flops(900)
+    wall[PREFILL] = 900 * median(figures.of(PREFILL, MACHINE)) / prefill_flops(900)
     for axis, (title, tokens) in zip(axes, ((DECODE, 1), (LONG, 1), (PREFILL, 900)), strict=True):
         bars(axis, figures, title, tokens)
         axis.axvline(wall[title], color=BLACK, linestyle="--", linewidth=1)
@@ -88,4 +85,5 @@ def power(axis, x, seconds, what, of):
         axis.legend(frameon=False)
     axis.set(xlabel=what, title=f"milliseconds of {of}")
     axis.set_xticks(x, [f"{each:.0f}" for each in x])
+    axis.set_yticks(milliseconds, [f"{each:.3g}" for each in milliseconds])
     axis.minorticks_off()

@@ -178,27 +178,44 @@ def check_rows(figures):
 # ---- tables ----------------------------------------------------------------------------------------------------
 
 
-def program_rows(figures):
-    """A row for each program: how fast, and how many times as fast ours is."""
+def speed_rows(figures):
+    """A row for each program: how fast when it has loaded, and how many times as fast ours is."""
     for name in figures.peers:
         row = [name]
         for title, tokens in ((DECODE, 1), (LONG, 1), (PREFILL, 900)):
             row.append(spread([tokens / time for time in figures.of(title, name)]))
             row.append(times(figures.speed_over(title, name), name))
+        yield row
+
+
+SPEEDS = ["program", "decode at 100, tokens/s", "ours is x", "decode at 1000, tokens/s", "ours is x"]
+SPEEDS += ["prefill of 900, tokens/s", "ours is x"]
+
+
+def process_rows(figures):
+    """A row for each program: how long a process takes, and how many times as fast ours is."""
+    for name in figures.records[FIRST]:
+        row = [name]
         for title in (FIRST, WHOLE):
             row.append(spread(figures.of(title, name)))
             row.append(times(figures.speed_over(title, name), name))
-        memory = figures.results["memory"][name]
-        yield [*row, number(memory["loaded"] / 1e6), number(memory["peak"] / 1e6)]
+        yield row
+
+
+PROCESSES = ["process", "first token, s", "ours is x", "40 tokens, s", "ours is x"]
 
 
 def times(values, name):
     return "1" if name == OURS else number(median(values)) if values else "-"
 
 
-PROGRAMS = ["program", "decode at 100, tokens/s", "ours is x", "decode at 1000, tokens/s", "ours is x"]
-PROGRAMS += ["prefill of 900, tokens/s", "ours is x", "first token, s", "ours is x", "40 tokens, s", "ours is x"]
-PROGRAMS += ["MB loaded", "MB at most"]
+def memory_rows(figures):
+    for name, memory in figures.results["memory"].items():
+        cache = number(memory["cache"] / 1e6) if "cache" in memory else "-"
+        yield [name, number(memory["loaded"] / 1e6), number(memory["peak"] / 1e6), cache]
+
+
+MEMORIES = ["program", "loaded, MB", "while decoding, MB", "of which is cache, MB"]
 
 
 def batch_rows(figures):
@@ -245,11 +262,14 @@ def agreement_rows(figures):
     for name in figures.results["memory"]:
         if name in agreement and name != OURS:
             yield [name, f"{agreement[name]:.0e}"]
+    yield ["the logits themselves", f"{agreement['of logits from']:.2g} to {agreement['to']:.2g}"]
 
 
 def all_tables(figures):
     """Titles, heads and rows of everything there is to say."""
-    yield "Programs", PROGRAMS, program_rows(figures)
+    yield "Decoding and prefill", SPEEDS, speed_rows(figures)
+    yield "Processes, from their start", PROCESSES, process_rows(figures)
+    yield "Anonymous memory", MEMORIES, memory_rows(figures)
     yield "The walls of the machine", ["what", "figure"], wall_rows(figures)
     yield "Sequences decoded at once by gpt2.py, at 100 tokens of context", BATCHES, batch_rows(figures)
     yield "How cost grows", ["what", "fit"], slope_rows(figures)
@@ -285,13 +305,14 @@ def conditions(results):
 EXPLANATION = """\
 Made by `make bench`; see [bench.py](../bench.py). Random weights in the shape of GPT-2 124M, the same for all. Each
 figure is the median of the rounds, with the least and the most in brackets. "Ours is x": how many times as fast as that
-program gpt2.py is, the median of the ratios within each round; these are the result, times are context. MB: anonymous
-memory of the process, after loading and at most while decoding 200 tokens; mapped weights are not counted.
+program gpt2.py is, the median of the ratios within each round; these are the result, times are context. Anonymous
+memory is that of no file: weights that are mapped are not counted, for any of them.
 
 Fair or not: transformers' model is called directly, without its `generate`; llama.cpp through its C interface. Where a
 process is timed, from its start, transformers is used through `pipeline` and llama.cpp through llama-cpp-python.
 CTranslate2 computes all it is asked in one call; its steps are timed by its own callback. llama.cpp F16 and Q8_0 and
-CTranslate2 int8 read half or a quarter of the bytes, so they do less for a token and compute it less exactly.
+CTranslate2 int8 read half or a quarter of the bytes, so they do less for a token and compute it less exactly. The cache
+of llama.cpp F32 is in float32 as well; the other two keep its default, float16.
 "gpt2_pico.py in float64" is what the original picoGPT does under NumPy 2. It and gpt2_pico.py have no cache: a step
 computes the whole text."""
 
