@@ -97,9 +97,12 @@ def show_plot(model, options, prompt, ids):
     """Bars in the terminal, or a picture in a file."""
     title = f"{screen.cut_left(screen.printable(prompt), 60)} …"
     if options.heatmap:
-        figure = plot.heatmap(list(watch(next_token.walk(model, ids, options), options.steps)), title)
+        notes = list(watch(next_token.walk(model, ids, options), options.steps))
+        how = settings.label(options.settings[0]) or "greedy"
+        figure = plot.heatmap(notes, title, f"{how}, seed {options.seed}" if "u" in notes[0]["draw"] else how)
     else:
         names, own, series = plot.data(model, ids, options)
+        title += "".join(f"  ({words})" for words in [settings.fixed(options.settings)] if words)
         if options.output is None:
             put_lines([screen.paint(title, "bold"), "", *plot.lines_of(names, series, screen.width())])
             return

@@ -199,7 +199,7 @@ def table(note, width):
     columns = list(columns_of(note))
     sizes = [max(map(screen.cells, (name, *values))) for name, values in columns]
     sizes = [min(size, 16) if name == "token" else -size for size, (name, _) in zip(sizes, columns, strict=True)]
-    room = max(width - sum(abs(size) + 2 for size in sizes), 8)
+    room = min(max(width - sum(abs(size) + 2 for size in sizes), 8), 60)
     yield screen.paint("  ".join(screen.pad(name, size) for size, (name, _) in zip(sizes, columns, strict=True)), "dim")
     largest = max(row["drawn_with"] for row in rows)
     for i, row in enumerate(rows):
@@ -210,7 +210,7 @@ def table(note, width):
             yield screen.paint("  ".join([*cells, f"✗ {row['removed_by']}"]), "dim")
             continue
         is_drawn = row["id"] == note["draw"]["id"]
-        cells[1] = screen.paint(cells[1], "drawn") if is_drawn else cells[1]
+        cells[1] = screen.highlight(cells[1]) if is_drawn else cells[1]
         bar = screen.bar(row["drawn_with"] / largest, room - 2)
         yield "  ".join([*cells, screen.paint(bar, "cyan") + " ◀" * is_drawn]).rstrip()
     if note["n_vocab"] > len(rows):

@@ -53,7 +53,7 @@ def data(model, ids, options):
                 "label": settings.label(settings.of(setting, names)) or "the model's own",
                 "probabilities": drawn_from(sampler, changed)[shown].tolist(),
                 "removed_by": [name or None for name in removed[shown]],
-                "keeps": int(np.count_nonzero(removed == "")),
+                "keeps": int(np.count_nonzero(removed == "")) if removed.any() else None,
             }
         )
     return [name_of(model.encoder, token) for token in shown], own[shown].tolist(), series
@@ -61,7 +61,7 @@ def data(model, ids, options):
 
 def label(one):
     """What the legend says of a series: its setting, and what is left of the vocabulary if that is not all."""
-    return one["label"] + (f" (keeps {one['keeps']})" if any(one["removed_by"]) else "")
+    return one["label"] + ("" if one["keeps"] is None else f" (keeps {one['keeps']})")
 
 
 # ---- in the terminal ---------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def label(one):
 def lines_of(names, series, width):
     """A group of lines a token, a line a setting."""
     size, label_size = min(max(map(screen.cells, names)), 16), min(max(len(label(one)) for one in series), width // 2)
-    room, largest = width - size - label_size - 12, max(max(one["probabilities"]) for one in series)
+    room, largest = min(width - size - label_size - 12, 60), max(max(one["probabilities"]) for one in series)
     for i, name in enumerate(names):
         for n, one in enumerate(series):
             p, removed = one["probabilities"][i], one["removed_by"][i]
@@ -115,62 +115,80 @@ def bars(names, own, series, title):
     from matplotlib.figure import Figure
 
     with style():
-        wide = 0.8 / len(series)
-        figure = Figure(figsize=(max(6, min(16, 0.5 + 0.3 * len(names) * (len(series) + 1))), 4.2))
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(min(max(6, 1.2 + 0.16 * len(names) * (len(series) + 1)), 16), 4))
+        axes, wide = figure.add_subplot(), 0.8 / len(series)
         places = np.arange(len(names))
-        shades = colormaps["cividis"](np.linspace(0.15, 0.95, len(series)))  # dark to light for every eye, and in print
+        shades = colormaps["cividis"](np.linspace(0.1, 0.95, len(series)))  # dark to light for every eye, and in print
+        handles, gone = [], []
         for n, one in enumerate(series):
             at = places + (n - (len(series) - 1) / 2) * wide
-            look = {"color": shades[n], "edgecolor": "black", "linewidth": 0.6, "hatch": HATCHES[n % len(HATCHES)]}
-            axes.bar(at, one["probabilities"], wide, label=drawable(label(one)), **look)
-            gone = [x for x, removed in zip(at, one["removed_by"], strict=True) if removed]
-            axes.plot(gone, [0.012 * axes.get_ylim()[1]] * len(gone), "x", color="black", markersize=4, clip_on=False)
-        if any(any(one["removed_by"]) for one in series):
-            half = [-0.45, 0.45]
-            lines = [
-                axes.plot(x + half, [p, p], color="black", linewidth=1, linestyle=":")
-                for x, p in zip(places, own, strict=True)
-            ]
-            lines[0][0].set_label("the model's own")
-            axes.plot([], [], "x", color="black", markersize=4, label="removed")
+            look = {"color": shades[n], "edgecolor": "black", "linewidth": 0.6, "hatch": HATCHES[n]}
+            handles.append(axes.bar(at, one["probabilities"], wide, label=drawable(label(one)), **look))
+            gone += [x for x, removed in zip(at, one["removed_by"], strict=True) if removed]
+        if any(one["keeps"] for one in series):
+            ends = {"xmin": places - 0.46, "xmax": places + 0.46}
+            handles.append(axes.hlines(own, **ends, color="black", linestyle="dotted", label="the model's own"))
+        axes.set_ylim(0, None)
+        if gone:
+            heights = np.full(len(gone), 0.015 * axes.get_ylim()[1])
+            handles += axes.plot(gone, heights, "x", color="black", markersize=4, label="removed")
         axes.set_xticks(places, [drawable(name) for name in names], rotation=90, parse_math=False)
         axes.set_xlabel("next token")
         axes.set_ylabel("probability")
-        axes.set_title(drawable(title), parse_math=False, fontsize=10)
         axes.grid(axis="y", color="0.9")
-        axes.legend(frameon=False)
+        put_legend_above(axes, handles, drawable(title))
     return figure
 
 
-def heatmap(notes, title):
-    """A figure: a column a token of the text, in it the tokens that were likeliest there; the one chosen is framed."""
+def put_legend_above(axes, handles, title):
+    """The title, and under it the legend: among the bars there may be no room for it."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    n_columns = max(1, min(len(handles), int(axes.figure.get_figwidth() / (0.5 + 0.09 * longest))))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": n_columns}
+    legend = axes.legend(handles=handles, frameon=False, fontsize=9, **place)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    axes.set_title(title, parse_math=False, fontsize=11, pad=12 + 15 * -(-len(handles) // n_columns))
+
+
+def heatmap(notes, title, how):
+    """A figure: a column a token of the text, in it the tokens likeliest there; the one chosen is framed.
+
+    The colour is the probability that the model itself gives; the cells of tokens that a filter removed are hatched.
+    One that was chosen from further down is in a row of its own, with its rank.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     with style():
-        n_rows = max(len(note["tokens"]) for note in notes)
-        grid = np.full((n_rows, len(notes)), np.nan)
-        for column, note in enumerate(notes):
-            grid[: len(note["tokens"]), column] = [token["probability"] for token in note["tokens"]]
-        figure = Figure(figsize=(1.6 + 0.95 * len(notes), 1.4 + 0.36 * n_rows))
-        axes = figure.add_subplot()
-        image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        n_ranks = max(sum(token["rank"] == i + 1 for i, token in enumerate(note["tokens"])) for note in notes)
+        is_below = any(note["tokens"][-1]["rank"] > n_ranks for note in notes)
+        grid = np.full((n_ranks + is_below, len(notes)), np.nan)
+        figure = Figure(figsize=(1.8 + 0.9 * len(notes), 1.6 + 0.42 * len(grid)))
+        axes = figure.add_subplot(facecolor="0.85")
         for column, note in enumerate(notes):
             for row, token in enumerate(note["tokens"]):
-                colour = "black" if token["probability"] > 0.5 else "white"
+                grid[row, column] = p = token["probability"]
                 words = drawable(screen.cut(token["token"], 11))
-                axes.text(column, row, words, color=colour, ha="center", va="center", fontsize=8, parse_math=False)
+                more = f"{p:.2f}" if token["rank"] <= n_ranks else f"rank {token['rank']}"
+                look = {"ha": "center", "va": "center", "color": "black" if p > 0.45 else "white"}
+                axes.text(column, row - 0.15, words, fontsize=8.5, parse_math=False, **look)
+                axes.text(column, row + 0.25, more, fontsize=6.5, **look)
+                if token["removed_by"]:
+                    box = {"hatch": "////", "edgecolor": "0.55", "linewidth": 0, "fill": False}
+                    axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **box))
                 if token["id"] == note["draw"]["id"]:
-                    box = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="white", linewidth=2)
-                    axes.add_patch(box)
+                    for colour, line in (("black", 4), ("white", 2)):
+                        box = {"fill": False, "edgecolor": colour, "linewidth": line, "zorder": 3}
+                        axes.add_patch(Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, **box))
+        image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         chosen = [drawable(note["draw"]["token"]) for note in notes]
         axes.set_xticks(range(len(notes)), chosen, rotation=90, parse_math=False)
-        axes.set_yticks(range(n_rows), [str(row + 1) for row in range(n_rows)])
-        axes.set_xlabel("the text, token by token")
+        axes.set_yticks(range(len(grid)), [*range(1, n_ranks + 1), "below"][: len(grid)])
+        axes.set_xlabel(drawable(f"the token chosen, framed above: {how}"), parse_math=False)
         axes.set_ylabel("rank")
-        axes.set_title(drawable(title), parse_math=False, fontsize=10)
-        figure.colorbar(image, label="probability")
+        axes.set_title(drawable(title), parse_math=False, fontsize=11)
+        figure.colorbar(image, label="the model's own probability")
     return figure
 
 

@@ -156,7 +156,7 @@ def table(names, scores, shown, width):
     largest = max(-logprob for logprob, _ in scores) or 1
     for i in shown:
         logprob, rank = scores[i]
-        bar = screen.paint(screen.bar(-logprob / largest, max(width - size - 34, 8)), "cyan")
+        bar = screen.paint(screen.bar(-logprob / largest, min(max(width - size - 34, 8), 60)), "cyan")
         bits = abs(logprob) / math.log(2)  # abs: 0.00, not -0.00
         yield f"{i + 1:5}  {screen.pad(names[i], size)}  {logprob:7.3f}  {bits:5.2f}  {rank:5}  {bar}".rstrip()
 

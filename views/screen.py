@@ -10,7 +10,7 @@ import sys
 import unicodedata
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
-ANSI = {"bold": "1", "dim": "2", "cyan": "36", "drawn": "1;7"}
+ANSI = {"bold": "1", "dim": "2", "cyan": "36", "reverse": "1;7"}
 
 
 # ---- tokens and texts ------------------------------------------------------------------------------------------
@@ -114,6 +114,12 @@ def has_colour():
 def paint(text, style):
     """The text in a style of ANSI, or in the codes given; as it is where there is no colour, or no style."""
     return f"\x1b[{ANSI.get(style, style)}m{text}\x1b[0m" if style and text and has_colour() else text
+
+
+def highlight(cell):
+    """A padded cell with its text, but not its padding, in reverse."""
+    text = cell.rstrip()
+    return paint(text, "reverse") + cell[len(text) :]
 
 
 def bar(share, n_cells):

@@ -76,3 +76,9 @@ def varying(settings):
     """The names that have more than one value in these settings, or all if there is only one setting."""
     names = settings[0]
     return [name for name in names if len({setting[name] for setting in settings}) > 1] or list(names)
+
+
+def fixed(settings):
+    """What all of these settings have in common, in words, if there are several."""
+    first = settings[0]
+    return label({name: first[name] for name in first if name not in varying(settings)})
