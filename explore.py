@@ -236,6 +236,9 @@ def check_plot(options):
 def check_sweep(options):
     if options.settings == [{}]:
         raise ValueError("there is nothing to compare; give a knob several values, as in --temperature 0.3,0.7,1.0")
+    n, shortest = options.n_tokens_to_generate, max(options.min_new_tokens or (0,))
+    if shortest > n:
+        raise ValueError(f"min_new_tokens is {shortest}, but n_tokens_to_generate only {n}")
     if options.output is not None:
         check_output(options.output, sweep.FORMATS)
         if options.json:
@@ -269,8 +272,8 @@ def main(view=None, prompt=None, *words, **asked):
     pipe; of both, the pipe is first. The new line that ends them is not part of it.
 
     The model
-      --model_size NAME          as for gpt2.py: 124M, 355M, 774M, 1558M, tiny (bundled),
-                                 or another model's folder (124M)
+      --model_size NAME          as for gpt2.py: 124M, 355M, 774M, 1558M, or tiny, which
+                                 is bundled, or another model's folder (124M)
       --models_dir FOLDER        where models are kept, and downloaded to (models)
       --toy                      nine words instead, always with the same nine logits:
                                  no model, nothing to load
@@ -293,7 +296,8 @@ def main(view=None, prompt=None, *words, **asked):
       --output FILE              a .png, .svg or .pdf in place of bars in the terminal;
                                  takes matplotlib: pip install matplotlib
       --rows N                   show the N likeliest tokens (10)
-      --heatmap                  instead: the likeliest tokens at each of --steps N places
+      --heatmap                  instead: the likeliest tokens at each of --steps N
+                                 places
 
     sweep
       --num_samples N            texts a setting (1)
@@ -302,8 +306,8 @@ def main(view=None, prompt=None, *words, **asked):
       --json                     one JSON object on stdout
 
     score
-      --stride N                 windows that move on by N tokens and so overlap, for more
-                                 context; without, they do not, as in
+      --stride N                 windows that move on by N tokens, and so overlap, for
+                                 more context; without it they do not, as in
                                  lm-evaluation-harness
       --rows N                   list the N most surprising tokens (5, or all without
                                  colour)

@@ -177,7 +177,7 @@ def way(note):
     ]
     n_before = sum(step["name"] == "ban" for step in note["filters"])  # a ban comes before all else
     if note["is_penalised"]:
-        steps.insert(n_before, "penalties")
+        steps.insert(n_before, "biases and penalties")
         n_before += 1
     if note["temperature"] >= sampling.GREEDY_BELOW and note["temperature"] != 1:
         steps.insert(n_before, f"temperature {note['temperature']:g}")
@@ -196,16 +196,17 @@ def how_drawn(draw):
 def table(note, width):
     """The lines of the table: the columns that have something to say, and bars in what room is left."""
     rows = note["tokens"]
-    columns = list(columns_of(note))
-    sizes = [max(map(screen.cells, (name, *values))) for name, values in columns]
-    sizes = [min(size, 16) if name == "token" else -size for size, (name, _) in zip(sizes, columns, strict=True)]
-    room = min(max(width - sum(abs(size) + 2 for size in sizes), 8), 60)
-    yield screen.paint("  ".join(screen.pad(name, size) for size, (name, _) in zip(sizes, columns, strict=True)), "dim")
+    columns = {name: (size_of(name, values), values) for name, values in columns_of(note)}
+    for name in ("id", "becomes", "sum", "logit"):  # what can be done without on a narrow screen
+        if sum(abs(size) + 2 for size, _ in columns.values()) + 16 > width:
+            columns.pop(name, None)
+    room = min(width - sum(abs(size) + 2 for size, _ in columns.values()), 60)
+    yield screen.paint("  ".join(screen.pad(name, size) for name, (size, _) in columns.items()), "dim")
     largest = max(row["drawn_with"] for row in rows)
     for i, row in enumerate(rows):
         if i and row["rank"] > rows[i - 1]["rank"] + 1:
             yield screen.paint("   ⋮  ⋮", "dim")
-        cells = [screen.pad(values[i], size) for size, (_, values) in zip(sizes, columns, strict=True)]
+        cells = [screen.pad(values[i], size) for size, values in columns.values()]
         if row["removed_by"]:
             yield screen.paint("  ".join([*cells, f"✗ {row['removed_by']}"]), "dim")
             continue
@@ -216,6 +217,12 @@ def table(note, width):
     if note["n_vocab"] > len(rows):
         n_left = note["support"] - sum(row["drawn_with"] > 0 for row in rows)
         yield screen.paint(f"   ⋮  {note['n_vocab'] - len(rows)} more, {n_left or 'none'} of them left", "dim")
+
+
+def size_of(name, values):
+    """The cells that a column takes; below 0, it is set to the right."""
+    size = max(map(screen.cells, (name, *values)))
+    return min(size, 16) if name == "token" else -size
 
 
 def columns_of(note):
