@@ -263,9 +263,9 @@ def main(prompts=None, *words, **asked):
     seed, num_samples, stop, ignore_eos and all that says how a token is chosen. Other
     fields come out as they went in.
 
-    The records, one JSON object a sample, are those of gpt2.py --json with the number of
-    the row, from 0. They come in the order in which rows are finished. A row that cannot
-    be done gets a record with error and line, and the run goes on.
+    The records, one JSON object a sample, are those of gpt2.py --json with the number
+    of the row, from 0. They come in the order in which rows are finished. A row that
+    cannot be done gets a record with error and line, and the run goes on.
 
       --output FILE              where records go; - or nothing is stdout
       --overwrite                begin anew. Otherwise a run whose output is there goes
@@ -284,12 +284,12 @@ def main(prompts=None, *words, **asked):
     Sample i of row j draws from default_rng([seed, j, i]); a row with a seed of its own
     is what gpt2.py makes of that seed. It does not depend on --batch_size.
 
-    Exit code 0: all done. 1: some rows were not, or it had to stop. 2: asked for wrongly.
-    130: interrupted; the same command goes on.
+    Exit code 0: all done; 1: some rows were not, or it had to stop; 2: asked for
+    wrongly; 130: interrupted, and the same command goes on.
 
     Examples
       python batch.py prompts.txt --output out.jsonl --top_p 0.9 --model_size tiny
-      python batch.py prompts.jsonl --num_samples 3 --temperature 0.8 > out.jsonl
+      python batch.py prompts.jsonl --num_samples 3 --temperature 0.8 --output out.jsonl
     """
     options = check_options(asked)
     if prompts is None:

@@ -171,6 +171,8 @@ class Records:
         try:
             if self.path:
                 self.open(overwrite)
+            else:
+                sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair comes out as JSON spells it
         except OSError as error:
             raise ValueError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
         finally:
@@ -219,7 +221,7 @@ class Records:
             stop, record = start + len(line), parse(line)
             if record and line.endswith(b"\n"):
                 yield start, stop, record
-            elif stop < size:
+            elif stop < size or not (record or is_torn(line)):
                 raise ValueError(
                     f"line {number} of {str(self.path)!r} is no record of a batch run: "
                     "name another --output, or add --overwrite"
@@ -260,7 +262,7 @@ class Records:
         if self.path is None:
             writer.put(text)
             return
-        data = memoryview(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair as JSON spells it
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
         end = self.file.tell() if self.reader else 0
         try:
             while data:
@@ -277,6 +279,12 @@ class Records:
         for file in (self.file, self.reader):
             if file:
                 file.close()
+
+
+def is_torn(line):
+    """Whether this is how one of our records begins, and not a line of somebody else."""
+    beginning = b'{"row": '
+    return line.startswith(beginning) or beginning.startswith(line)
 
 
 def parse(line):

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 import threading
 import warnings
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
 
 import numpy as np
 import pytest
