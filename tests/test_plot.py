@@ -224,7 +224,7 @@ def test_a_picture_that_cannot_be_finished_leaves_the_old_one(run, tmp_path, mon
 
 # ---- heat map --------------------------------------------------------------------------------------------------
 
-WALK = ("Once upon a time", *"--model_size tiny --temperature 3 --top_k 30 --seed 2 --steps 5".split())
+WALK = ("Once upon a time", "--model_size=tiny", "--temperature=3", "--top_k=30", "--seed=2", "--steps=5")
 
 
 def test_a_heat_map_has_the_probabilities_the_names_and_a_frame_around_what_was_chosen(here, pictured):

@@ -1,0 +1,182 @@
+"""exercises.md: its commands run, and its answers are right."""
+
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import explore
+import sampling
+from views import score
+
+TEXT = (ROOT / "exercises.md").read_text(encoding="utf-8")
+EXERCISES = {int(number): body for number, body in re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", TEXT, re.S | re.M)}
+LOGITS = np.array(list(explore.TOY.values()))
+
+
+def parts(number):
+    """The question, the commands and the answer of an exercise."""
+    question, answer = EXERCISES[number].split("<details><summary>Answer</summary>")
+    (commands,) = re.findall(r"```sh\n(.*?)```", question, re.S)
+    return question, commands, answer
+
+
+def python_in(text):
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    return code
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the project that an exercise may change."""
+    copy = tmp_path_factory.mktemp("exercises")
+    for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
+        shutil.copy(path, copy)
+    for name in ("tests", "views"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "models").symlink_to(ROOT / "models")
+    return copy
+
+
+@pytest.fixture
+def shell(folder):
+    """(exit code, stdout, stderr) of commands of the shell, in which python is this one."""
+
+    def run(commands):
+        python = f'python() {{ "{sys.executable}" -W error "$@" < /dev/null; }}\n'
+        done = subprocess.run(["sh", "-c", python + commands], cwd=folder, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_there_are_eight_with_a_file_to_read_a_command_a_hint_and_an_answer():
+    assert sorted(EXERCISES) == [1, 2, 3, 4, 5, 6, 7, 8]
+    for number in EXERCISES:
+        question, commands, answer = parts(number)
+        assert "*Read: " in question and "\nHint: " in question and commands and answer.strip().endswith("</details>")
+        assert [name for name in re.findall(r"`((?:views/)?\w+\.py)`", question) if not is_there(name)] == []
+
+
+def is_there(name):
+    return (ROOT / name).exists() or name in ("my_sampler.py", "no_e.py")
+
+
+def test_what_is_to_be_read_exists():
+    named = re.findall(r"^\*Read: (.*?)\*", TEXT, re.M)
+    sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("gpt2.py", "sampling.py"))
+    names = [name for line in named for name in re.findall(r"`(\w+)`", line)]
+    assert len(names) >= 8
+    assert [name for name in names if not re.search(rf"^(def|class) {name}\b", sources, re.M)] == []
+
+
+def test_the_ways_to_be_greedy_are_greedy(shell, here):
+    _, commands, answer = parts(1)
+    assert shell(commands) == (0, "drawn\n", "")
+    ways = re.findall(r"`(--\w+ \d)`", answer.split("Not ")[0])
+    assert len(ways) == 4
+    story = ("One day", "--model_size", "tiny", "--seed", "1")
+    for way in ways:
+        assert here(*story, *way.split()) == here(*story)
+        if "temperature" not in way:
+            assert here(*story, "--temperature", "1.5", *way.split()) == here(*story)
+    assert here(*story, "--typical_p", "0") != here(*story)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_the_commands_that_show_the_answer_run(here, number):
+    for line in parts(number)[1].splitlines():
+        python, script, *args = shlex.split(line)
+        assert (python, script) == ("python", "explore.py")
+        code, out, err = here(*args, main=explore.main, table=explore.TABLE)
+        assert (code, err) == (0, "") and len(out) > 300
+
+
+def test_pizza_is_as_likely_as_the_answer_says():
+    def pizza(temperature):
+        return sampling.softmax_with_temperature(LOGITS, temperature)[6]
+
+    _, _, answer = parts(2)
+    likely, warm = map(float, re.search(r"([\d.]+) at temperature 5, .* from temperature ([\d.]+) on", answer).groups())
+    assert pizza(5) == pytest.approx(likely, abs=5e-5)
+    assert pizza(warm - 1e-4) < 0.01 < pizza(warm + 1e-4)
+    assert pizza(1) == pytest.approx(1e-4, abs=2e-6) and pizza(1e9) <= 1 / 9 + 1e-9
+
+
+def test_the_nucleus_has_two_words_up_to_the_answer():
+    _, _, answer = parts(3)
+    largest = float(re.match(r"\s*([\d.]+):", answer)[1])
+    assert sampling.keep_top_p(LOGITS, largest).tolist() == [3, 7]
+    assert sampling.keep_top_p(LOGITS, largest + 1e-4).tolist() == [0, 3, 7]
+    assert "closer" in answer and next(iter(explore.TOY)) == "closer"
+
+
+def test_the_draws_fall_where_the_answer_says():
+    question, _, answer = parts(4)
+    u = np.random.default_rng([5, 0, 0]).random()
+    assert f"u = {u:.4f}" in question
+    for temperature in (1, 5):
+        sums = np.cumsum(sampling.softmax_with_temperature(LOGITS, temperature))
+        assert list(explore.TOY)[np.searchsorted(sums, u)] == "toward"
+        assert f"{sums[6]:.4f} to {sums[7]:.4f}" in answer
+    assert f"{sums[5]:.4f} to {sums[6]:.4f}" in question
+    first = next(seed for seed in range(999) if sums[5] <= np.random.default_rng([seed, 0, 0]).random() < sums[6])
+    assert f"Seed {first} is the first" in answer
+
+
+def test_the_sentences_cost_what_the_answer_says():
+    _, commands, answer = parts(5)
+    assert f"{math.exp((0.558406 + 1.028406) / 2):.4f}" in answer
+    options = explore.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
+    options.model = "tiny"
+    model = explore.load(options)
+    dog, cake = (model.encoder.encode(text) for text in re.findall(r'score "(The .*?)"', commands))
+    assert sorted(dog) == sorted(cake)
+    assert sum(p for p, _ in score.score(dog, model)) > sum(p for p, _ in score.score(cake, model))
+
+
+def test_the_sampler_is_wrong_before_and_right_after(shell, folder):
+    question, commands, answer = parts(6)
+    skeleton = python_in(question)
+    (folder / "my_sampler.py").write_text(skeleton, encoding="utf-8")
+    assert shell(commands)[0] == 1
+    (folder / "my_sampler.py").write_text(with_answer(skeleton, python_in(answer)), encoding="utf-8")
+    code, out, err = shell(commands)
+    assert (code, err) == (0, "") and out.startswith("One day, ") and len(out) > 100
+
+
+def test_the_story_has_an_e_before_and_none_after(shell, folder):
+    question, commands, answer = parts(7)
+    skeleton = python_in(question)
+    (folder / "no_e.py").write_text(skeleton, encoding="utf-8")
+    code, out, err = shell(commands)
+    assert (code, err) == (1, "") and "e" in out
+    (folder / "no_e.py").write_text(with_answer(skeleton, python_in(answer)), encoding="utf-8")
+    assert shell(commands) == (0, "", "")
+    assert len((folder / "no_e.txt").read_text(encoding="utf-8").split()) > 20
+
+
+def with_answer(skeleton, line):
+    return re.sub(r"^.*# yours\n", line.replace("\\", r"\\"), skeleton, flags=re.M)
+
+
+def test_a_broken_cache_is_noticed_by_the_tests_that_the_answer_names(shell, folder):
+    question, commands, answer = parts(8)
+    source = (ROOT / "gpt2.py").read_text(encoding="utf-8")
+    (line,) = [line for line in source.splitlines() if line.strip().startswith("positions =")]
+    assert "n_past + " in line and "take `n_past + ` out of the line" in question
+    (folder / "gpt2.py").write_text(source.replace(line, line.replace("n_past + ", "")), encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", answer)
+    try:  # those that the answer names, to save time
+        code, out, _ = shell(f"{commands.strip()} -p no:cacheprovider -k '{' or '.join(named)}'")
+    finally:
+        shutil.copy(ROOT / "gpt2.py", folder)
+    failed = set(re.findall(r"^FAILED tests/test_gpt2\.py::(\w+)", out, re.M))
+    assert code == 1 and len(named) == 5
+    assert set(named) - failed == {"test_logits_equal_those_of_transformers"}
