@@ -115,12 +115,13 @@ def main(quick=False, rounds=None, threads=None, work_dir=None, models_dir=None,
             place.start(name)
         contest = Contest(place, random_prompts(n_prompts), n_new)
         series = contest.series(sizes, peer_sizes)
-        records = lab.in_turns({"batches": series}, rounds)["batches"]
+        records = lab.in_turns({"batches": series}, rounds)
     except WorkerError as error:
         sys.exit(f"Error: {error}")
     finally:
         place.close()
-    results = lab.notes(place, rounds) | {"settings": settings, "equal": contest.equal, "seconds": records}
+    results = lab.notes(place, records) | {"settings": settings, "equal": contest.equal, "records": records}
+    records = records["batches"]
     lab.save(results, output / "batch.json")
     table = ["program, batch size", "tokens/s", "times one by one", "texts equal"]
     tables = [(table, list(rows(records, n_prompts * n_new, contest.equal, n_prompts)))]

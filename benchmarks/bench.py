@@ -157,7 +157,7 @@ def measure(place, peers, settings, rounds, quick):
     for size in settings["sizes"]:
         if (name := f"{OURS}, {size}") in place.workers:
             memories[name] = {"loaded": place.workers[name].about["memory"]} | place.ask(name, "memory", n_steps=40)
-    return lab.notes(place, rounds) | {"agreement": agreement, "memory": memories, "records": records}
+    return lab.notes(place, records) | {"agreement": agreement, "memory": memories, "records": records}
 
 
 def names_of(peers):

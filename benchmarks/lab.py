@@ -91,16 +91,28 @@ def in_turns(series, rounds):
     """Call every function of every series once a round; return their results {series: {name: [one a round]}}.
 
     Who begins changes from round to round. What is compared is of one series, so that it was measured within moments.
+    Ctrl-C ends it: what came of the whole rounds before is kept.
     """
-    records = {title: {name: [] for name in functions} for title, functions in series.items()}
+    done = []
     for i in range(rounds):
-        for title, functions in series.items():
-            say(f"round {i + 1} of {rounds}: {title}")
-            names = list(functions)
-            start = i % len(names)
-            for name in names[start:] + names[:start]:
-                records[title][name].append(functions[name]())
-    return records
+        try:
+            done.append(
+                {title: one_round(functions, i, f"{i + 1} of {rounds}: {title}") for title, functions in series.items()}
+            )
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            say(f"interrupted: {len(done)} rounds are kept")
+            break
+    return {title: {name: [each[title][name] for each in done] for name in names} for title, names in series.items()}
+
+
+def one_round(functions, i, what):
+    """Call every function once, the i-th first; return {name: result}."""
+    say(f"round {what}")
+    names = list(functions)
+    start = i % len(names)
+    return {name: functions[name]() for name in names[start:] + names[:start]}
 
 
 def run_command(command, threads):
@@ -150,14 +162,15 @@ def commit():
     return ""
 
 
-def notes(lab, rounds):
-    """What every file of results begins with."""
+def notes(lab, records):
+    """What every file of results begins with. records: see in_turns."""
+    series = next(iter(records.values()))
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "commit": commit(),
         "machine": machine(),
         "threads": lab.threads,
-        "rounds": rounds,
+        "rounds": len(next(iter(series.values()))),
         "versions": {name: worker.about["version"] for name, worker in lab.workers.items()},
         "skipped": lab.skipped,
     }

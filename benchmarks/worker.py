@@ -37,6 +37,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment(threads),
+                start_new_session=True,  # Ctrl-C is for the one who asks
                 text=True,
                 encoding="utf-8",
             )
