@@ -3,12 +3,8 @@
     .venv-bench/bin/python benchmarks/batch.py             after make bench; about half an hour
     .venv-bench/bin/python benchmarks/batch.py --quick     fewer and shorter texts, two batch sizes
 
-64 prompts of 10 to 100 random tokens, each continued by 50, greedily; no text ends before. All have the same random
-weights in the shape of GPT-2 124M, are processes of their own, and take turns in rounds; see bench.py.
-Transformers' `generate` gets batches in the order of the prompts, padded on the left. CTranslate2's `generate_batch`
-gets all prompts at once and makes its batches itself, sorted by length. Ours is batch.py's, with as many slots.
-
-It prints a table, and writes it to benchmarks/results: batch.md, and batch.json with all that was measured.
+All have the same random weights in the shape of GPT-2 124M, are processes of their own, and take turns in rounds; see
+bench.py. It prints a table, and writes it to benchmarks/results: batch.md, and batch.json with all that was measured.
 """
 
 import sys
@@ -29,6 +25,13 @@ ONE_BY_ONE = "gpt2.py, one by one"
 LEAST = {ONE_BY_ONE: 4, "transformers": 1.8, "CTranslate2 float32": 1.1}  # times as fast as these batch.py must be
 FULL = {"n_prompts": 64, "n_new": 50, "sizes": (1, 2, 3, 4, 8, 16, 32, 64), "peer_sizes": (8, 32, 64), "rounds": 3}
 QUICK = {"n_prompts": 16, "n_new": 10, "sizes": (1, 2, 4, 16), "peer_sizes": (4, 16), "rounds": 1}
+
+EXPLANATION = """\
+Made by [batch.py](../batch.py). {n_prompts} prompts of 10 to 100 random tokens, each continued by {n_new}, greedily; no
+text ends before. All have the same random weights in the shape of GPT-2 124M. Figures and ratios are as in
+[README.md](README.md). Transformers' `generate` gets batches in the order of the prompts, padded on the left.
+CTranslate2's `generate_batch` gets all prompts at once and makes its batches itself, sorted by length. Ours is the
+project's batch.py, with as many slots. Texts equal: to those that gpt2.py makes one by one."""
 
 
 def random_prompts(n_prompts):
@@ -128,7 +131,8 @@ def main(quick=False, rounds=None, threads=None, work_dir=None, models_dir=None,
     tables += [(["what", "must be", "is", "reached"], list(check_rows(records, sizes, peer_sizes)))]
     tables = [(head, lines) for head, lines in tables if lines]
     print("\n\n".join(plain(head, lines) for head, lines in tables), "", conditions(results), sep="\n")
-    said = ["# Many prompts", __doc__.split("\n\n")[2], conditions(results), *(markdown(*each) for each in tables)]
+    explanation = EXPLANATION.format(n_prompts=n_prompts, n_new=n_new)
+    said = ["# Many prompts", explanation, conditions(results), *(markdown(*each) for each in tables)]
     (output / "batch.md").write_text("\n\n".join(said) + "\n", encoding="utf-8")
 
 

@@ -313,6 +313,7 @@ process is timed, from its start, transformers is used through `pipeline` and ll
 CTranslate2 computes all it is asked in one call; its steps are timed by its own callback. llama.cpp F16 and Q8_0 and
 CTranslate2 int8 read half or a quarter of the bytes, so they do less for a token and compute it less exactly. The cache
 of llama.cpp F32 is in float32 as well; the other two keep its default, float16.
+
 "gpt2_pico.py in float64" is what the original picoGPT does under NumPy 2. It and gpt2_pico.py have no cache: a step
 computes the whole text."""
 
