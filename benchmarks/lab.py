@@ -147,8 +147,8 @@ def machine():
         flags = next(line.split() for line in lines if line.startswith("flags"))
         cpu += f" ({', '.join(flag for flag in ('avx2', 'avx512f', 'avx512_vnni') if flag in flags)})"
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    about = {"cpu": cpu, "cores": usable_cores(), "memory_bytes": memory, "system": f"{platform.system()} {platform.machine()}"}
-    return about | {"python": platform.python_version()}
+    about = {"cpu": cpu, "cores": usable_cores(), "memory_bytes": memory, "python": platform.python_version()}
+    return about | {"system": f"{platform.system()} {platform.machine()}"}
 
 
 def commit():
