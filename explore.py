@@ -26,7 +26,7 @@ import writer
 from flags import FLAGS, Flag
 from views import next_token, plot, score, screen, settings, sweep
 
-# ---- nine words --------------------------------------------------------------------------------------------------
+# ---- nine words ------------------------------------------------------------------------------------------------
 
 # What may come after "every effort moves you", and the logits of each: Sebastian Raschka, "Build a Large Language
 # Model (From Scratch)", chapter 5.
@@ -78,7 +78,7 @@ def toy_model():
     return ToyEncoder(), {"n_vocab": 9, "n_ctx": 1024, "n_head": 1}, params
 
 
-# ---- the views -----------------------------------------------------------------------------------------------------
+# ---- the views -------------------------------------------------------------------------------------------------
 
 
 def show_next(model, options, prompt, ids):
@@ -165,7 +165,7 @@ def write_file(name, write):
     utils.notice(f"wrote {name}")
 
 
-# ---- what is asked for ---------------------------------------------------------------------------------------------
+# ---- what is asked for -----------------------------------------------------------------------------------------
 
 MODEL = ("model_size", "models_dir", "toy")
 SETTINGS = (*settings.NAMES, "logit_bias", "banned_ids", "seed")
@@ -175,12 +175,7 @@ VIEWS = {  # name -> what shows it, and the flags it takes
     "sweep": (show_sweep, (*MODEL, *SETTINGS, "num_samples", "n_tokens_to_generate", "output", "json")),
     "score": (show_score, (*MODEL, "stride", "rows", "json")),
 }
-TABLE = {
-    **{
-        name: FLAGS[name]
-        for name in dict.fromkeys(name for _, names in VIEWS.values() for name in names if name in FLAGS)
-    },
-    **{name: Flag(None, settings.several, FLAGS[name].is_value) for name in settings.NAMES},
+OUR_OWN = {
     "toy": Flag(False, flags.switch),
     "steps": Flag(1, flags.whole(1), is_value=True),
     "rows": Flag(None, flags.whole(1), is_value=True),
@@ -188,6 +183,8 @@ TABLE = {
     "heatmap": Flag(False, flags.switch),
     "stride": Flag(None, flags.whole(1), is_value=True),
 }
+TABLE = {name: FLAGS[name] for _, names in VIEWS.values() for name in names if name not in OUR_OWN} | OUR_OWN
+TABLE |= {name: Flag(None, settings.several, FLAGS[name].is_value) for name in settings.NAMES}
 
 
 def check(view, asked):

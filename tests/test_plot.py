@@ -2,10 +2,13 @@
 
 import itertools
 import json
+import re
+import shlex
 import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import explore
 import utils
@@ -282,3 +285,14 @@ def test_a_picture_needs_no_screen_and_says_nothing(run, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     assert run("--toy", "--output", tmp_path / "a.svg") == (0, "", "")
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_the_pictures_of_the_documentation_are_there_and_their_commands_make_such_pictures(here, tmp_path):
+    commands = re.findall(r"^python explore\.py (.*) --output docs/(\S+)$", (ROOT / "docs/README.md").read_text(), re.M)
+    assert sorted(name for _, name in commands) == sorted(path.name for path in (ROOT / "docs").glob("*.png"))
+    for words, name in commands:
+        output = ("--output", tmp_path / name)
+        assert here(*shlex.split(words), *output, main=explore.main, table=explore.TABLE) == (0, "", "")
+        made, kept = (matplotlib.image.imread(folder / name) for folder in (tmp_path, ROOT / "docs"))
+        assert made.shape == pytest.approx(kept.shape, rel=0.05)  # fonts may differ by a little
+        assert made.mean() == pytest.approx(kept.mean(), abs=0.02)

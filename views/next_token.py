@@ -14,7 +14,7 @@ import gpt2
 import sampling
 from views import screen, settings
 
-# ---- what a sampler does -----------------------------------------------------------------------------------------
+# ---- what a sampler does ---------------------------------------------------------------------------------------
 
 
 def knobs_of(sampler):
@@ -152,7 +152,7 @@ def name_of(encoder, token):
     return screen.visible(encoder.decode_bytes([int(token)]))
 
 
-# ---- next: the table ---------------------------------------------------------------------------------------------
+# ---- next: the table -------------------------------------------------------------------------------------------
 
 
 def lines_of(note, model, width):

@@ -33,7 +33,7 @@ STYLE = {
 }
 
 
-# ---- what there is to show ---------------------------------------------------------------------------------------
+# ---- what there is to show -------------------------------------------------------------------------------------
 
 
 def data(model, ids, options):
@@ -64,7 +64,7 @@ def label(one):
     return one["label"] + ("" if one["keeps"] is None else f" (keeps {one['keeps']})")
 
 
-# ---- in the terminal ---------------------------------------------------------------------------------------------
+# ---- in the terminal -------------------------------------------------------------------------------------------
 
 
 def lines_of(names, series, width):
@@ -80,7 +80,7 @@ def lines_of(names, series, width):
         yield ""
 
 
-# ---- with matplotlib ---------------------------------------------------------------------------------------------
+# ---- with matplotlib -------------------------------------------------------------------------------------------
 
 
 def check_matplotlib():
@@ -105,7 +105,7 @@ def drawable(text):
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     fonts = [get_font(findfont(FontProperties(family=[name]))) for name in rcParams["font.family"]]
-    has = {c: any(font.get_char_index(ord(c)) for font in fonts) for c in set(text)}
+    has = {c: c == "\n" or any(font.get_char_index(ord(c)) for font in fonts) for c in set(text)}
     return "".join(c if has[c] else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -185,7 +185,9 @@ def heatmap(notes, title, how):
         chosen = [drawable(note["draw"]["token"]) for note in notes]
         axes.set_xticks(range(len(notes)), chosen, rotation=90, parse_math=False)
         axes.set_yticks(range(len(grid)), [*range(1, n_ranks + 1), "below"][: len(grid)])
-        axes.set_xlabel(drawable(f"the token chosen, framed above: {how}"), parse_math=False)
+        is_cut = any(token["removed_by"] for note in notes for token in note["tokens"])
+        legend = "the token chosen is framed" + "; hatched: removed by a filter" * is_cut
+        axes.set_xlabel(drawable(f"{legend}\n{how}"), parse_math=False)
         axes.set_ylabel("rank")
         axes.set_title(drawable(title), parse_math=False, fontsize=11)
         figure.colorbar(image, label="the model's own probability")
