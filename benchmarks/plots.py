@@ -22,7 +22,7 @@ def speed(figures, path):
         bars(axis, figures, title, tokens)
         axis.axvline(wall[title], color=BLACK, linestyle="--", linewidth=1)
         name = "GEMM peak" if title == PREFILL else "GEMV wall"
-        axis.annotate(name, (wall[title], -0.75), ha="center", va="bottom", annotation_clip=False)
+        axis.text(wall[title], 1.01, name, ha="center", va="bottom", transform=axis.get_xaxis_transform())
         axis.set(xlabel="tokens a second", title=f"{title}\n")
     axes[0].invert_yaxis()
     figure.savefig(path)
