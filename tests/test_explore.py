@@ -402,6 +402,11 @@ def test_the_log_probability_of_a_text_is_the_model_s_whatever_the_setting(seen,
     assert cell["logprob"] == pytest.approx(np.mean(expected), abs=1e-4)
 
 
+def test_a_text_of_a_sweep_may_end_by_itself(seen):
+    (cell,) = swept(seen, STORY, "--model_size", "tiny", "--top_k", "5", "--logit_bias", '{"2047": 100}')["cells"]
+    assert (cell["texts"], cell["ended"], cell["logprob"]) == ([""], ["eos"], None)
+
+
 def test_repetition_is_measured_within_a_text_and_variety_over_all_of_a_setting():
     class Encoder:
         def decode(self, ids):

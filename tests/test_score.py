@@ -160,8 +160,8 @@ def test_the_less_a_token_was_expected_the_darker_its_ground(monkeypatch):
     codes = [score.shade(bits) for bits in (0.99, 2.99, 5.99, 9.99, 10)]
     assert codes == [score.shade(bits) for bits in (0, 1, 3, 6, 1000)] == [code for _, code, _ in score.SHADES]
     encoder = explore.ToyEncoder()
-    text = score.coloured([3, 6], [-0.5, -9.2], encoder)  # 0.7 and 13.3 bits
-    assert text == "forward " + f"\x1b[{score.SHADES[-1][1]}mpizza \x1b[0m"
+    text = score.coloured([6, 3], [-9.2, -0.5], encoder)  # 13.3 and 0.7 bits
+    assert text == f"\x1b[{score.SHADES[-1][1]}mpizza \x1b[0mforward "
 
 
 def test_the_parts_of_a_character_are_coloured_together(monkeypatch, tiny):
