@@ -166,7 +166,7 @@ def test_any_token_can_be_drawn(tmp_path, kind):
         labels[3] == "\\n"
         and labels[6:8] == ["␣", "$"]
         and labels[14] == "\\xe4"
-        and labels[-4:-1] == ["$x$", "_a", "%"]
+        and labels[-4:-1] == ["$\\x$", "_a", "%"]
     )
 
 
