@@ -23,12 +23,24 @@ import numpy as np
 
 from sampling import greedy
 
+PIECE = 256  # positions of a prompt that are computed at once, so that what they need stays in the CPU's own cache
+
 
 def gelu(x):
-    """Smooth ReLU, x * Phi(x), in the tanh form GPT-2 was trained with (Hendrycks and Gimpel 2016)."""
-    # A Python float keeps float32 arrays float32; np.sqrt(2 / np.pi) is a float64 scalar and would not.
-    # And x * x * x is fifty times faster than x**3.
-    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
+    """Smooth ReLU, x * Phi(x), in the tanh form GPT-2 was trained with (Hendrycks and Gimpel 2016).
+
+    0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), step by step in one array: new ones cost more than arithmetic.
+    """
+    y = x * x  # x**3 would be fifty times slower
+    y *= 0.044715
+    y += 1
+    y *= x
+    y *= (2 / np.pi) ** 0.5  # a Python float keeps it float32; np.sqrt(2 / np.pi) is a float64 scalar and would not
+    np.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= 0.5
+    return y
 
 
 def relu(x):
@@ -48,24 +60,34 @@ ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu}
 
 def softmax(x):
     """Exponentials that sum to one along the last axis; the maximum is taken off first so that none overflows."""
-    exp_x = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exp_x / exp_x.sum(axis=-1, keepdims=True)
+    x = x - x.max(axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=-1, keepdims=True)
+    return x
 
 
 def layer_norm(x, g, b, eps=1e-5):
     """Give every position mean 0 and variance 1, then the learned scale `g` and offset `b` (Ba et al. 2016)."""
-    x = x - x.mean(axis=-1, keepdims=True)
-    variance = (x * x).mean(axis=-1, keepdims=True)
-    return g * (x / np.sqrt(variance + eps)) + b
+    x = x - x.sum(axis=-1, keepdims=True) / x.shape[-1]  # for one row, x.mean() is twice as slow
+    variance = (x * x).sum(axis=-1, keepdims=True) / x.shape[-1]
+    x /= np.sqrt(variance + eps)
+    x *= g
+    x += b
+    return x
 
 
 def project(x, w):  # [..., n_in] @ [n_in, n_out] -> [..., n_out]
     """`x @ w` as one two-dimensional product: given a batch, NumPy's own `@` runs one product per sequence."""
-    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+    rows = x.reshape(-1, x.shape[-1])
+    # Two or three are faster one by one: those after the first find most of w in the CPU's cache.
+    product = np.stack([row @ w for row in rows]) if 1 < len(rows) <= 3 else rows @ w
+    return product.reshape(*x.shape[:-1], w.shape[-1])
 
 
 def linear(x, w, b):  # [..., n_in], [n_in, n_out], [n_out] -> [..., n_out]
-    return project(x, w) + b
+    x = project(x, w)
+    x += b
+    return x
 
 
 def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
@@ -81,7 +103,8 @@ def causal_mask(positions, n_total):  # [..., n_seq] -> [..., 1, n_seq, n_total]
 
 def attention(q, k, v, mask):  # q [..., n_seq, d_head], k and v [..., n_total, d_head], mask [..., n_seq, n_total]
     """For each query, the average of the values, weighted by how well their keys match (Vaswani et al. 2017)."""
-    scores = q @ k.swapaxes(-1, -2) * q.shape[-1] ** -0.5 + mask  # [..., n_seq, d_head] -> [..., n_seq, n_total]
+    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # [..., n_seq, d_head] -> [..., n_seq, n_total]
+    scores += mask
     return softmax(scores) @ v  # [..., n_seq, n_total] -> [..., n_seq, d_head]
 
 
@@ -102,7 +125,7 @@ class LayerCache:
 
     def __init__(self, n_head, n_positions, d_head, batch=()):
         self.k = np.zeros((*batch, n_head, n_positions, d_head), dtype=np.float32)
-        self.v = np.zeros_like(self.k)
+        self.v = np.zeros(self.k.shape, dtype=np.float32)
         self.length = 0
 
     def append(self, k, v):  # [..., n_head, n_seq, d_head] twice -> [..., n_head, n_total, d_head] twice
@@ -121,8 +144,8 @@ def kv_cache(params, n_head, n_positions, batch=()):
 
 def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
     """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
-    qkv = linear(x, **c_attn)  # [..., n_seq, n_embd] -> [..., n_seq, 3 * n_embd]
-    q, k, v = (split_heads(part, n_head) for part in np.split(qkv, 3, axis=-1))  # 3 of [..., n_head, n_seq, d_head]
+    qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
+    q, k, v = (qkv[..., i : i + n_head, :, :] for i in (0, n_head, 2 * n_head))  # [..., n_head, n_seq, d_head] each
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
     x = attention(q, k, v, mask)  # -> [..., n_head, n_seq, d_head]
@@ -137,15 +160,19 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # [.
 
 def transformer(inputs, wte, wpe, blocks, n_head, cache=None):  # [..., n_seq] -> [..., n_seq, n_embd]
     """All of the model but its head: look up the tokens and their positions, then go through the blocks."""
-    n_seq, n_past = np.shape(inputs)[-1], cache[0].length if cache else 0
+    inputs = np.asarray(inputs)
+    n_seq, n_past = inputs.shape[-1], cache[0].length if cache else 0
     n_total, room = np.max(n_past) + n_seq, min(len(wpe), cache[0].k.shape[-2]) if cache else len(wpe)
     if n_total > room:
         raise ValueError(
             f"{n_total - n_seq} + {n_seq} positions do not fit in {room}: the context or the cache is full"
         )
+    if cache and n_seq > PIECE:  # later pieces find in the cache what they need of earlier ones
+        pieces = np.split(inputs, range(PIECE, n_seq, PIECE), axis=-1)
+        return np.concatenate([transformer(piece, wte, wpe, blocks, n_head, cache) for piece in pieces], axis=-2)
     positions = n_past + np.arange(n_seq)  # [n_seq], or [..., n_seq] if the sequences of the cache differ in length
     mask = causal_mask(positions, n_total)  # [..., 1, n_seq, n_total]
-    x = wte[np.asarray(inputs)] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
+    x = wte[inputs] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
     for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
         x = transformer_block(x, **block, n_head=n_head, mask=mask, cache=layer_cache)  # [..., n_seq, n_embd]
     return x

@@ -4,6 +4,7 @@ import inspect
 import math
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,27 @@ def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
     close(np.concatenate(parts), gpt2_pico.gpt2(ids, **params, n_head=N_HEAD))
 
 
+@pytest.mark.parametrize("piece", [1, 5, 31, 32])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_prompt_that_is_computed_in_pieces_gives_the_same_logits(params, monkeypatch, piece, batch):
+    ids = ids_of(8, *batch, N_CTX)
+    whole = forward(params, ids)
+    monkeypatch.setattr(gpt2, "PIECE", piece)
+    cache = gpt2.kv_cache(params, N_HEAD, N_CTX, batch)
+    close(forward(params, ids, cache=cache), whole)
+    assert cache[0].length == N_CTX
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5])
+def test_few_rows_and_many_give_the_same_product(n_rows):
+    x, w = np.random.default_rng(0).standard_normal((2, 3, 7), np.float32), np.ones((7, 5), np.float32)
+    expected = x.sum(axis=-1, keepdims=True) * np.ones(5)
+    np.testing.assert_allclose(
+        gpt2.project(x[0, :1].repeat(n_rows, 0), w), expected[0, :1].repeat(n_rows, 0), rtol=1e-5
+    )
+    np.testing.assert_allclose(gpt2.project(x, w), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [(1,), (4,), (2, 3)])
 def test_batch_axes_give_what_each_sequence_gives_alone(params, batch):
     ids = ids_of(3, *batch, 9)
@@ -179,6 +201,53 @@ def test_more_positions_than_the_context_are_refused_with_the_numbers(params):
     with pytest.raises(ValueError, match=r"3 \+ 2 positions do not fit in 4"):
         forward(params, [1, 2], cache=cache)
     assert cache[0].length == 3
+
+
+# ---- what it costs, counted ------------------------------------------------------------------------------------
+
+
+class Counted(np.ndarray):
+    """A weight that counts the multiplications it takes part in, in `Counted.n`."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        plain = [x.view(np.ndarray) if isinstance(x, Counted) else x for x in inputs]
+        if ufunc is np.matmul:
+            Counted.n += plain[0].size * plain[1].shape[-1]
+        return getattr(ufunc, method)(*plain, **options)
+
+
+def counted(tree):
+    if isinstance(tree, np.ndarray):
+        return tree.view(Counted)
+    return {k: counted(v) for k, v in tree.items()} if isinstance(tree, dict) else [counted(v) for v in tree]
+
+
+def multiplications(params, n_prompt, n_new):
+    Counted.n = 0
+    list(gpt2.generate(range(n_prompt), counted(params), N_HEAD, n_new))
+    return Counted.n
+
+
+def test_every_token_is_multiplied_with_every_weight_once_and_the_vocabulary_is_for_new_ones_alone(params):
+    in_blocks = sum(w.size for w in arrays(params["blocks"]) if w.ndim == 2)
+    for n_prompt, n_new in [(1, 1), (5, 1), (1, 20), (12, 20)]:
+        expected = (n_prompt + n_new - 1) * in_blocks + n_new * params["wte"].size
+        assert multiplications(params, n_prompt, n_new) == expected
+
+
+def test_a_step_allocates_the_same_however_long_the_text_is_and_little(params):
+    def peak(n_past):
+        cache = gpt2.kv_cache(params, N_HEAD, N_CTX)
+        forward(params, ids_of(0, n_past), cache=cache)
+        tracemalloc.start()
+        forward(params, [1], cache=cache, last_only=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    peak(3)
+    assert abs(peak(30) - peak(3)) < 4 * 4 * N_HEAD * 27 + 200  # a few rows of scores
+    assert peak(30) < 10_000
 
 
 # ---- generate --------------------------------------------------------------------------------------------------
