@@ -220,6 +220,7 @@ def decode_all(pending, options, run):
     _, hparams, params = model
     n_slots, bytes_a_slot = default_batch_size(hparams)
     n_slots = options.batch_size or n_slots
+    run.bar.clear()
     utils.notice(
         f"seed {options.seed}; {n_slots} samples at a time (--batch_size), "
         f"each with up to {bytes_a_slot / 1e6:.1f} MB of keys and values"

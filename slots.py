@@ -74,15 +74,13 @@ class Slots:
 
     def __init__(self, params, n_head, n_slots):
         self.params, self.n_head, self.n_slots = params, n_head, n_slots
-        self.d_head = params["wte"].shape[-1] // n_head
         self.layers, self.live = [], []
         self.grow(0)
 
     def grow(self, n_positions):
         """Make room for sequences of so many positions."""
-        old, self.layers = self.layers, []
-        for _ in self.params["blocks"]:
-            self.layers.append(SlotCache(self.n_head, n_positions, self.d_head, batch=(self.n_slots,)))
+        empty = kv_cache(self.params, self.n_head, n_positions, batch=(self.n_slots,))
+        old, self.layers = self.layers, [SlotCache(layer.k, layer.v) for layer in empty]
         for new, layer in zip(self.layers, old, strict=False):
             for i, sequence in enumerate(self.live):
                 copy(new, i, layer, i, sequence.n_cached)

@@ -99,15 +99,36 @@ def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
     close(np.concatenate(parts), gpt2_pico.gpt2(ids, **params, n_head=N_HEAD))
 
 
-@pytest.mark.parametrize("piece", [1, 5, 31, 32])
+@pytest.mark.parametrize("block", [1, 5, 31, 32])
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_a_prompt_that_is_computed_in_pieces_gives_the_same_logits(params, monkeypatch, piece, batch):
+def test_attention_in_blocks_gives_the_same_logits(params, monkeypatch, block, batch):
     ids = ids_of(8, *batch, N_CTX)
     whole = forward(params, ids)
-    monkeypatch.setattr(gpt2, "PIECE", piece)
+    monkeypatch.setattr(gpt2, "BLOCK", block)
+    close(forward(params, ids), whole)
     cache = gpt2.kv_cache(params, N_HEAD, N_CTX, batch)
-    close(forward(params, ids, cache=cache), whole)
-    assert cache[0].length == N_CTX
+    parts = [forward(params, ids[..., :7], cache=cache), forward(params, ids[..., 7:], cache=cache)]
+    close(np.concatenate(parts, axis=-2), whole)
+
+
+def test_a_block_of_queries_looks_at_no_key_that_is_in_the_future_of_all_of_them(params, monkeypatch):
+    shapes, original = [], gpt2.attention
+
+    def noting(q, k, v, mask):
+        shapes.append((q.shape[-2], k.shape[-2], v.shape[-2], mask.shape[-2:]))
+        return original(q, k, v, mask)
+
+    monkeypatch.setattr(gpt2, "attention", noting)
+    monkeypatch.setattr(gpt2, "BLOCK", 12)
+    forward(params, ids_of(8, 30))
+    assert shapes[:3] == [(12, 12, 12, (12, 12)), (12, 24, 24, (12, 24)), (6, 30, 30, (6, 30))]
+
+
+def test_gelu_is_smooth_and_silent_far_from_zero():
+    x = np.float32([-1e4, -30, -9.8, 0, 30, 1e4])
+    np.testing.assert_allclose(gpt2.gelu(x), [0, 0, 0, 0, 30, 1e4], rtol=0, atol=1e-30)
+    x = np.linspace(-8, 8, 4001, dtype=np.float32)
+    np.testing.assert_allclose(gpt2.gelu(x), gpt2_pico.gelu(x.astype(np.float64)), rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5])
