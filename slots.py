@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt2 import LayerCache, gpt2, kv_cache, slide, transformer
 
-PREFILL_TOKENS = 1024  # of new prompts that are computed in one pass: enough for the products, little for the memory
+PREFILL_TOKENS = 512  # of new prompts that are computed in one pass: enough for the products, little for the memory
 
 
 class Job:
