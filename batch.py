@@ -183,7 +183,7 @@ def jobs_of(pending, model, run):
 
 
 def default_batch_size(hparams):
-    """Up to 64 slots, from where more is no faster, in half of the memory that is free."""
+    """Slots, and the bytes each may take: up to 64, as more is hardly faster, in half of the memory that is free."""
     bytes_a_slot = 8 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values, 4 bytes each
     return max(1, min(64, free_memory() // 2 // bytes_a_slot)), bytes_a_slot
 

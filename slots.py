@@ -93,7 +93,7 @@ class Slots:
         n_ctx, n_positions = len(self.params["wpe"]), self.layers[0].k.shape[-2]
         needed = max((n_needed(sequence, n_ctx) for sequence in coming), default=0)
         if needed > n_positions:
-            self.grow(min(n_ctx, -(-needed // 64) * 64))  # in multiples of 64, not for every row that is a bit longer
+            self.grow(min(n_ctx, -(-needed // 32) * 32))  # in multiples of 32, not for every row that is a bit longer
         for sequence in coming:
             for layer, computed in zip(self.layers, sequence.prefix.cache, strict=True):
                 copy(layer, len(self.live), computed, sequence.prefix.row, sequence.n_cached)

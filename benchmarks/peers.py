@@ -156,6 +156,7 @@ class Ours(Peer):
 
     def memory(self, n_steps):
         """Bytes: see Peer. Here also those of the cache, and what a token adds to each."""
+        self.begin()  # lets go of the large cache that earlier questions have filled
         per_token = 2 * 4 * self.hparams["n_layer"] * self.hparams["n_embd"]  # keys and values, float32
         ids = self.gpt2.generate(IDS[:MEMORY_PROMPT], self.params, self.n_head, n_steps)
         held = [anonymous_memory() for _ in ids]

@@ -69,7 +69,7 @@ def straight(axis, x, seconds, what, of, least=0):
     axis.plot(x, [1000 * each for each in seconds], "o", color=BLUE)
     fit = f"{1e3 * start:.3g} + {1e3 * slope:.2g} n"
     axis.plot(ends, 1000 * (start + slope * ends), "-", color=ORANGE, label=f"{fit} ms")
-    axis.set(xlabel=what, title=f"milliseconds of {of}", ylim=(0, None))
+    axis.set(xlabel=what, title=f"milliseconds of {of}", ylim=(0, 1.1 * 1000 * max(seconds)))
     axis.legend(frameon=False)
 
 
@@ -85,5 +85,5 @@ def power(axis, x, seconds, what, of):
         axis.legend(frameon=False)
     axis.set(xlabel=what, title=f"milliseconds of {of}")
     axis.set_xticks(x, [f"{each:.0f}" for each in x])
-    axis.set_yticks(milliseconds, [f"{each:.3g}" for each in milliseconds])
+    axis.set_yticks(milliseconds, [f"{each:,.0f}" for each in milliseconds])
     axis.minorticks_off()

@@ -124,6 +124,17 @@ def test_a_block_of_queries_looks_at_no_key_that_is_in_the_future_of_all_of_them
     assert shapes[:3] == [(12, 12, 12, (12, 12)), (12, 24, 24, (12, 24)), (6, 30, 30, (6, 30))]
 
 
+@pytest.mark.parametrize("cached", [1, 20, 35, 10**9])
+def test_some_rows_at_a_time_give_the_same_as_all_at_once(params, monkeypatch, cached):
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 7)).astype(np.float32)
+    expected, strided = gpt2.softmax(x), x.copy().swapaxes(0, 1)
+    logits = forward(params, ids_of(9, 2, 20))
+    monkeypatch.setattr(gpt2, "CACHED", cached)
+    np.testing.assert_array_equal(gpt2.by_rows(gpt2.softmax, x.copy()), expected)
+    np.testing.assert_array_equal(gpt2.by_rows(gpt2.softmax, strided), expected.swapaxes(0, 1))
+    close(forward(params, ids_of(9, 2, 20)), logits)
+
+
 def test_gelu_is_smooth_and_silent_far_from_zero():
     x = np.float32([-1e4, -30, -9.8, 0, 30, 1e4])
     np.testing.assert_allclose(gpt2.gelu(x), [0, 0, 0, 0, 30, 1e4], rtol=0, atol=1e-30)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUDGETS = {"gpt2.py": 410, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
+BUDGETS = {"gpt2.py": 420, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
 BUDGETS |= {"layouts.py": 400, "torchfile.py": 250, "flags.py": 240, "cli.py": 320, "writer.py": 200}
 BUDGETS |= {"slots.py": 200, "batch.py": 320, "rows.py": 300, "explore.py": 390, "views/next_token.py": 250}
 BUDGETS |= {"views/plot.py": 210, "views/sweep.py": 170, "views/score.py": 200, "views/settings.py": 100}

@@ -140,7 +140,7 @@ def test_memory_is_bounded_by_the_slots_and_the_longest_text(params, monkeypatch
 
     monkeypatch.setattr(slots, "kv_cache", noting)
     run(params, [Job([1, 2, 3], [Sample()], 4) for _ in range(50)], n_slots=2)
-    # Empty at first; two prompts together; then room for two texts, in multiples of 64 but not beyond the context.
+    # Empty at first; two prompts together; then room for two texts, in multiples of 32 but not beyond the context.
     assert set(sizes) == {(2, 0), (2, 2), (2, N_CTX)}
     assert sizes.count((2, N_CTX)) == 1
 
