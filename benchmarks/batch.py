@@ -106,10 +106,17 @@ def check_rows(records, sizes, peer_sizes):
             yield [f"{ours}, times {other}", f"at least {least}", spread(faster), reached]
 
 
-def main(quick=False, rounds=None, threads=None, work_dir=None, models_dir=None, output=None):
-    """Run the contest; see bench.py for the flags."""
-    settings = QUICK if quick else FULL
-    rounds, sizes, peer_sizes = rounds or settings["rounds"], settings["sizes"], settings["peer_sizes"]
+def as_tuple(sizes):
+    return tuple(sizes) if isinstance(sizes, (tuple, list)) else (sizes,)
+
+
+def main(
+    quick=False, sizes=None, peer_sizes=None, rounds=None, threads=None, work_dir=None, models_dir=None, output=None
+):
+    """Run the contest. sizes, peer_sizes: of our batches and theirs, as in 16,64; see bench.py for the other flags."""
+    asked = {"sizes": sizes, "peer_sizes": peer_sizes, "rounds": rounds}
+    settings = (QUICK if quick else FULL) | {name: value for name, value in asked.items() if value}
+    rounds, sizes, peer_sizes = (settings["rounds"], *(as_tuple(settings[name]) for name in ("sizes", "peer_sizes")))
     n_prompts, n_new = settings["n_prompts"], settings["n_new"]
     output = Path(output) if output else lab.HERE / "results" / ("quick" if quick else "")
     place = lab.Lab(work_dir, models_dir, threads)
