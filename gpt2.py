@@ -3,13 +3,14 @@
 Read it top to bottom: the arithmetic, then attention and its cache, then the model, then the loop that
 generates. What it adds to the plainest possible version, gpt2_pico.py, is two things: the heads are an axis
 of one array instead of a Python loop, and keys and values of past positions are kept, not computed again.
+Where it also computes in portions or in place, because a CPU likes it better, a comment says so.
 
 The sizes, as the comments spell them:
     n_seq      positions computed in this call: the whole prompt, a piece of it, or one token
     n_total    positions attended to: n_seq, plus what a cache already holds
     n_embd     width of the residual stream        n_head * d_head = n_embd
     n_vocab    size of the vocabulary              n_ctx: positions the model was trained for
-    ...        leading batch axes, none or many; every sequence of a batch has the same length
+    ...        leading batch axes, none or many; the sequences of a batch are equally long, but for slots.py
 
 All weights and all activations are float32. Parameter names are the checkpoint's own, so that the tree of
 weights unpacks straight into the functions with `**`. A model that is not quite GPT-2 says so in the tree: a block's
