@@ -10,7 +10,6 @@ One command, four views, each with any model that gpt2.py takes, or with nine wo
 Nothing is computed in a way of its own: the logits come from gpt2.py, and what a filter keeps from sampling.py.
 """
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,8 +149,8 @@ def put_lines(lines):
 
 
 def put_json(record):
-    sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair comes out as JSON spells it
-    writer.put(json.dumps(record, ensure_ascii=False) + "\n")
+    writer.escape_half_pairs()
+    writer.put(writer.as_line(record))
 
 
 def write_file(name, write):

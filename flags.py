@@ -201,9 +201,9 @@ def refuse(flags, *names):
             raise ValueError(f"{os.path.basename(sys.argv[0])} has no --{name}; use gpt2.py")
 
 
-def check_flags(flags, table=None):
+def check_flags(flags):
     """All options, `flags` and the defaults of the rest; ValueError for what cannot be, alone or together."""
-    options = check_each(flags, FLAGS if table is None else table)
+    options = check_each(flags, FLAGS)
     check_together(options)
     return options
 

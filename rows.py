@@ -172,7 +172,7 @@ class Records:
             if self.path:
                 self.open(overwrite)
             else:
-                sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair comes out as JSON spells it
+                writer.escape_half_pairs()
         except OSError as error:
             raise ValueError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
         finally:

@@ -124,13 +124,18 @@ def write_text(pieces, options, encoder, prompt, n_prompt):
 
 def write_json(pieces, options, encoder, prompt, n_prompt):
     """Print one JSON object a text, in a line, as soon as it has ended."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair comes out as JSON spells it, \udXXX
+    escape_half_pairs()
     index, whole_text = 0, prompt if options.echo else ""
     for text, piece, is_last in pieces:
         whole_text += piece
         if is_last:
             put(as_line(record(index, prompt, whole_text, text, options, encoder, n_prompt)))
             index, whole_text = index + 1, prompt if options.echo else ""
+
+
+def escape_half_pairs():
+    """From now on, half a surrogate pair comes out on stdout as JSON spells it: \\udXXX."""
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def as_line(record):
