@@ -8,6 +8,7 @@ Where it also computes in portions or in place, because a CPU likes it better, a
 The sizes, as the comments spell them:
     n_seq      positions computed in this call: the whole prompt, a piece of it, or one token
     n_total    positions attended to: n_seq, plus what a cache already holds
+    n_queries  positions that ask, as many as the mask has rows: n_seq, or 1 where only the last is needed
     n_embd     width of the residual stream        n_head * d_head = n_embd
     n_vocab    size of the vocabulary              n_ctx: positions the model was trained for
     ...        leading batch axes, none or many; the sequences of a batch are equally long, but for slots.py
@@ -20,11 +21,14 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 published with it; the compact NumPy form is after Jay Mody's picoGPT.
 """
 
+from functools import partial
+
 import numpy as np
 
 from sampling import greedy
 
 BLOCK = 128  # queries that attend at once; see causal_attention
+TOKENS = 4096  # of the vocabulary whose logits are computed at once; see gpt2
 CACHED = 2**16  # numbers that fit in a core's own cache together with what is made of them; see by_rows
 
 
@@ -34,11 +38,11 @@ def gelu(x):
     0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x / (1 + exp(-2 z)): step by step in one
     array, as new ones would cost more than the arithmetic.
     """
+    scale = -2 * (2 / np.pi) ** 0.5  # a Python float keeps it float32; np.sqrt(2 / np.pi) is float64 and would not
     y = x * x  # x**3 would be fifty times slower
-    y *= 0.044715
-    y += 1
+    y *= scale * 0.044715
+    y += scale
     y *= x
-    y *= -2 * (2 / np.pi) ** 0.5  # a Python float keeps it float32; np.sqrt(2 / np.pi) is float64 and would not
     with np.errstate(over="ignore"):  # x / inf is the right 0
         np.exp(y, out=y)
     y += 1
@@ -175,23 +179,25 @@ def kv_cache(params, n_head, n_positions, batch=()):
     return [LayerCache(k, v) for k, v in arrays]
 
 
-def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_seq, n_embd]
+def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_queries, n_embd]
     """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
     qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
     q, k, v = (qkv[..., i : i + n_head, :, :] for i in (0, n_head, 2 * n_head))  # [..., n_head, n_seq, d_head] each
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
-    x = causal_attention(q, k, v, mask)  # -> [..., n_head, n_seq, d_head]
-    return linear(merge_heads(x), **c_proj)  # -> [..., n_seq, n_embd]
+    q = q[..., -mask.shape[-2] :, :]  # [..., n_head, n_seq, d_head] -> [..., n_head, n_queries, d_head]
+    x = causal_attention(q, k, v, mask)  # -> [..., n_head, n_queries, d_head]
+    return linear(merge_heads(x), **c_proj)  # -> [..., n_queries, n_embd]
 
 
-def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # [..., n_seq, n_embd], and back the same
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # [..., n_seq, n_embd], n_queries of them
     """Look at the other positions, then think about each: both added to the residual stream `x`."""
-    x = x + mha(layer_norm(x, **ln_1), **attn, n_head=n_head, mask=mask, cache=cache)
+    seen = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, mask=mask, cache=cache)  # -> [..., n_queries, n_embd]
+    x = x[..., -seen.shape[-2] :, :] + seen
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def transformer(inputs, wte, wpe, blocks, n_head, cache=None):  # [..., n_seq] -> [..., n_seq, n_embd]
+def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False):  # [..., n_seq] -> [..., n_seq, n_embd]
     """All of the model but its head: look up the tokens and their positions, then go through the blocks."""
     inputs = np.asarray(inputs)
     n_seq, n_past = inputs.shape[-1], cache[0].length if cache else 0
@@ -204,6 +210,8 @@ def transformer(inputs, wte, wpe, blocks, n_head, cache=None):  # [..., n_seq] -
     mask = causal_mask(positions, n_total)  # [..., 1, n_seq, n_total]
     x = wte[inputs] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
     for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
+        if last_only and block is blocks[-1]:  # of all other positions, only the keys and values are needed
+            mask = mask[..., -1:, :]  # [..., 1, n_seq, n_total] -> [..., 1, 1, n_total]
         x = transformer_block(x, **block, n_head=n_head, mask=mask, cache=layer_cache)  # [..., n_seq, n_embd]
     return x
 
@@ -211,15 +219,17 @@ def transformer(inputs, wte, wpe, blocks, n_head, cache=None):  # [..., n_seq] -
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
     """Logits of the token that follows each position.
 
-    inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with
-    `last_only`, for generation needs no more and the vocabulary is the widest product of the model.
-    With a `cache` (see `kv_cache`) the inputs continue what it holds, and are added to it. A prompt may go
-    in whole or in pieces. Raises ValueError if the positions run past n_ctx or past the cache.
+    inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab]; with `last_only`, [..., 1, n_vocab]: all
+    that generation needs, and the last block and the vocabulary then compute no other position.
+    With a `cache` (see `kv_cache`) the inputs continue what it holds, and are added to it. A prompt may go in whole
+    or in pieces. Raises ValueError if the positions run past n_ctx or past the cache.
     """
-    x = transformer(inputs, wte, wpe, blocks, n_head, cache)  # [..., n_seq] -> [..., n_seq, n_embd]
-    if last_only:
-        x = x[..., -1:, :]  # [..., n_seq, n_embd] -> [..., 1, n_embd]
-    return project(layer_norm(x, **ln_f), wte.T)  # [..., n_seq, n_embd] -> [..., n_seq, n_vocab]
+    x = transformer(inputs, wte, wpe, blocks, n_head, cache, last_only)  # [..., n_seq] -> [..., n_seq, n_embd]
+    x = layer_norm(x, **ln_f)
+    logits = np.empty((*x.shape[:-1], len(wte)), dtype=x.dtype)  # [..., n_seq, n_vocab]
+    for start in range(0, len(wte), TOKENS):  # for a few rows OpenBLAS is up to a third faster in parts
+        logits[..., start : start + TOKENS] = project(x, wte[start : start + TOKENS].T)
+    return logits
 
 
 def generate(inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=(), processor=None):
@@ -263,10 +273,11 @@ def check_request(ids, n_tokens_to_generate, n_vocab, n_ctx):
         raise ValueError(f"the prompt has the token id {wrong}; this model's ids are 0 to {n_vocab - 1}")
 
 
-def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep=None):
+def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep=None, forward=None):
     """Continue one prompt in several ways: the prompt is computed once, then all samples go on as one batch.
 
     inputs: the prompt's ids, as in `generate`. samples: a list of sampling.Sample, which get the ids.
+    forward: what computes the logits: `gpt2`, or the same in another way.
     keep: None ends a sample where the context ends. A number lets it go on: the window then slides, to the first
     `keep` ids and the newest half of what else fits, which are computed anew.
     Yields the samples that took part in a step, after each step. One that has `ended` takes part no more: by one of
@@ -280,7 +291,7 @@ def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep
     cache, unseen = kv_cache(params, n_head, n_positions, batch=(1,)), [slide(prompt, keep, n_ctx)]  # [n_rows, n_seq]
     live, rows = list(samples), [0] * len(samples)  # those that go on, and the row of each: at first all share one
     while live and n_tokens_to_generate > 0:
-        logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[:, -1]  # [n_rows, n_vocab]
+        logits = (forward or gpt2)(unseen, **params, n_head=n_head, cache=cache, last_only=True)[:, -1]  # [n_rows, n_vocab]
         is_full = cache[0].length == n_ctx
         for sample, row in zip(live, rows, strict=True):
             sample.extend(logits[row], prompt)
@@ -405,10 +416,12 @@ def main(
       cat story.txt | python gpt2.py --temperature 0.7 --stop "\\n" > next.txt
     """
     import cli
+    import threads
 
     flags |= {"n_tokens_to_generate": n_tokens_to_generate, "model_size": model_size, "models_dir": models_dir}
     flags |= {"strategy": strategy, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-    cli.complete(generate_samples, prompt, words, **flags)
+    forward = partial(threads.prefill, gpt2)  # long prompts on every core
+    cli.complete(partial(generate_samples, forward=forward), prompt, words, **flags)
 
 
 if __name__ == "__main__":

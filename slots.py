@@ -13,6 +13,7 @@ import itertools
 
 import numpy as np
 
+import threads
 from gpt2 import LayerCache, gpt2, kv_cache, slide, transformer
 
 PREFILL_TOKENS = 512  # of new prompts that are computed in one pass: enough for the products, little for the memory
@@ -152,7 +153,8 @@ def prefill(prefixes, params, n_head):
         inputs[row, : len(prefix.ids) - 1] = prefix.ids[:-1]  # what pads the others comes later, so they never see it
         prefix.cache, prefix.row = cache, row
     if n_seq:
-        transformer(inputs, params["wte"], params["wpe"], params["blocks"], n_head, cache)
+        weights = {name: params[name] for name in ("wte", "wpe", "blocks")}
+        threads.prefill(transformer, inputs, **weights, n_head=n_head, cache=cache, last_only=True)
 
 
 def sequences(jobs, n_ctx):

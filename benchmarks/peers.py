@@ -84,9 +84,10 @@ class Ours(Peer):
 
     def __init__(self, files, model, threads):
         import gpt2
+        import threads
         from utils import load_encoder_hparams_and_params
 
-        self.gpt2 = gpt2
+        self.gpt2, self.prefill_with = gpt2, threads.prefill
         _, self.hparams, self.params = load_encoder_hparams_and_params(model, ".")
         self.n_head, self.n_ctx = self.hparams["n_head"], self.hparams["n_ctx"]
         self.begin()
@@ -103,7 +104,8 @@ class Ours(Peer):
         return self.forward(ids, self.cache)[-1]
 
     def forward(self, ids, cache):
-        return self.gpt2.gpt2(ids, **self.params, n_head=self.n_head, cache=cache, last_only=True)
+        """As gpt2.py's main does it."""
+        return self.prefill_with(self.gpt2.gpt2, ids, **self.params, n_head=self.n_head, cache=cache, last_only=True)
 
     def decode_batch(self, n_sequences, n_context, n_steps):
         """Mean seconds of a step of so many sequences at once, which have their prompt in common."""

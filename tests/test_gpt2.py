@@ -263,10 +263,14 @@ def multiplications(params, n_prompt, n_new):
     return Counted.n
 
 
-def test_every_token_is_multiplied_with_every_weight_once_and_the_vocabulary_is_for_new_ones_alone(params):
-    in_blocks = sum(w.size for w in arrays(params["blocks"]) if w.ndim == 2)
+def test_every_token_is_multiplied_once_with_every_weight_that_a_new_token_needs(params):
+    def n_weights(tree):
+        return sum(w.size for w in arrays(tree) if w.ndim == 2)
+
+    last = params["blocks"][-1]
+    in_blocks, behind_keys = n_weights(params["blocks"]), n_weights(last) - n_weights(last["attn"]["c_attn"])
     for n_prompt, n_new in [(1, 1), (3, 1), (1, 20), (8, 20)]:  # five rows would be multiplied as eight
-        expected = (n_prompt + n_new - 1) * in_blocks + n_new * params["wte"].size
+        expected = (n_prompt + n_new - 1) * in_blocks - (n_prompt - 1) * behind_keys + n_new * params["wte"].size
         assert multiplications(params, n_prompt, n_new) == expected
 
 

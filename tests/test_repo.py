@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BUDGETS = {"gpt2.py": 420, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
+BUDGETS = {"gpt2.py": 430, "gpt2_pico.py": 90, "sampling.py": 640, "encoder.py": 360, "utils.py": 700}
 BUDGETS |= {"layouts.py": 400, "torchfile.py": 250, "flags.py": 240, "cli.py": 320, "writer.py": 200}
 BUDGETS |= {"slots.py": 200, "batch.py": 320, "rows.py": 300, "explore.py": 390, "views/next_token.py": 250}
 BUDGETS |= {"views/plot.py": 210, "views/sweep.py": 170, "views/score.py": 200, "views/settings.py": 100}
-BUDGETS |= {"views/screen.py": 150}
+BUDGETS |= {"views/screen.py": 150, "threads.py": 110}
 IMPORTS = {  # who may import whom, at the top of the file
     "gpt2.py": {"numpy", "sampling"},
     "gpt2_pico.py": {"numpy"},
@@ -24,7 +24,8 @@ IMPORTS = {  # who may import whom, at the top of the file
     "layouts.py": {"numpy", "encoder", "torchfile", "utils"},
     "flags.py": {"sampling"},
     "writer.py": {"numpy", "sampling"},
-    "slots.py": {"numpy", "gpt2"},
+    "threads.py": {"numpy", "utils"},
+    "slots.py": {"numpy", "gpt2", "threads"},
     "rows.py": {"utils", "writer"},
     "batch.py": {"numpy", "cli", "flags", "rows", "sampling", "slots", "utils", "writer"},
     "cli.py": {"numpy", "sampling", "utils", "encoder", "flags", "writer"},

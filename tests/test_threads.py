@@ -1,0 +1,208 @@
+"""threads.py: a prompt in pieces, in threads, gives what it gives in one piece, and no thread is left behind."""
+
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gpt2
+import threads
+from random_gpt2 import HPARAMS, random_params
+
+N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(**HPARAMS)
+
+
+def ids_of(*shape):
+    return np.random.default_rng(0).integers(N_VOCAB, size=shape)
+
+
+def cached(params, past, batch=()):
+    """A cache that holds the ids `past`."""
+    cache = gpt2.kv_cache(params, N_HEAD, N_CTX, batch)
+    if past.shape[-1]:
+        gpt2.gpt2(past, **params, n_head=N_HEAD, cache=cache)
+    return cache
+
+
+@pytest.mark.parametrize("n_pieces", [1, 2, 3, 4])
+@pytest.mark.parametrize("shape", [(5,), (28,), (2, 28), (2, 3, 9)])
+@pytest.mark.parametrize("n_past", [0, 3])
+def test_pieces_give_the_logits_the_keys_and_the_values_of_the_whole(params, n_pieces, shape, n_past):
+    past, ids = ids_of(*shape[:-1], n_past), ids_of(*shape)
+    whole, parts = (cached(params, past, shape[:-1]) for _ in range(2))
+    expected = gpt2.gpt2(ids, **params, n_head=N_HEAD, cache=whole, last_only=True)
+    logits = threads.in_pieces(gpt2.gpt2, ids, parts, n_pieces, **params, n_head=N_HEAD, last_only=True)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    for layer, other in zip(parts, whole, strict=True):
+        assert layer.length == n_past + shape[-1]
+        np.testing.assert_allclose(layer.k, other.k, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(layer.v, other.v, rtol=0, atol=1e-4)
+
+
+def test_the_pieces_are_in_the_model_at_the_same_time(params):
+    together = threading.Barrier(3, timeout=20)
+
+    def forward(*args, **options):
+        together.wait()  # for three; in turns, it would wait in vain
+        return gpt2.gpt2(*args, **options)
+
+    logits = threads.in_pieces(
+        forward, ids_of(20), cached(params, ids_of(0)), 3, **params, n_head=N_HEAD, last_only=True
+    )
+    assert logits.shape == (1, N_VOCAB)
+
+
+class Forward:
+    """Stands for gpt2.gpt2: notes how many ids come in at a time, and how many threads a product then has."""
+
+    def __init__(self):
+        self.lengths, self.n_threads = [], set()
+
+    def __call__(self, inputs, cache):
+        self.lengths.append(inputs.shape[-1])
+        self.n_threads.add(threads.n_threads())
+        for layer in cache:
+            layer.append(*np.zeros((2, N_HEAD, inputs.shape[-1], 4), dtype=np.float32))
+        return cache[0].length
+
+
+def empty_cache(n_positions, n_layer=3):
+    return [gpt2.LayerCache(*np.zeros((2, N_HEAD, n_positions, 4), dtype=np.float32)) for _ in range(n_layer)]
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """As on a machine with two cores, whatever this one has, and whatever the environment says of threads."""
+    monkeypatch.setattr(threads, "n_cores", lambda: 2)
+    with threads.controller().limit(limits=2):
+        yield
+
+
+@pytest.mark.parametrize(("n", "n_calls"), [(1, 1), (511, 1), (512, 2), (1000, 2)])
+def test_only_what_has_a_full_piece_for_every_core_is_cut(two_cores, n, n_calls):
+    forward = Forward()
+    threads.prefill(forward, np.zeros(n, dtype=int), empty_cache(n))
+    assert len(forward.lengths) == n_calls
+    assert sum(forward.lengths) == n
+
+
+def test_a_later_piece_is_a_little_shorter_because_it_looks_back_at_more(two_cores):
+    forward = Forward()
+    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    assert sorted(forward.lengths) == [464, 536]
+
+
+@pytest.mark.parametrize("n_cores", [1, 4, 64])
+def test_many_cores_and_a_single_one_compute_it_whole(two_cores, monkeypatch, n_cores):
+    monkeypatch.setattr(threads, "n_cores", lambda: n_cores)
+    forward = Forward()
+    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    assert forward.lengths == [1000]
+
+
+def test_who_wants_one_thread_gets_one(two_cores):
+    forward = Forward()
+    with threads.controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
+        threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    assert forward.lengths == [1000]
+
+
+def test_a_product_has_one_core_while_there_are_pieces_and_all_of_them_afterwards(two_cores):
+    forward = Forward()
+    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    assert forward.n_threads == {1}
+    assert threads.n_threads() == 2
+
+
+def test_without_threadpoolctl_it_is_computed_whole_and_a_person_is_told_what_to_install(two_cores, monkeypatch):
+    told = []
+    monkeypatch.setattr(threads, "notice", told.append)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    threads.controller.cache_clear()
+    try:
+        for _ in range(2):
+            forward = Forward()
+            assert threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000)) == 1000
+            assert forward.lengths == [1000]
+    finally:
+        threads.controller.cache_clear()
+    assert len(told) <= 1
+    assert all("pip install threadpoolctl" in sentence for sentence in told)
+    assert told or "openblas" not in str(np.show_config(mode="dicts")["Build Dependencies"]["blas"])
+
+
+def within_seconds(function):
+    """What `function` raises, in a thread that is given up after some seconds: a deadlock fails, it does not hang."""
+    raised = []
+
+    def catch():
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    return raised[0]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_when_a_piece_fails_its_error_is_told_and_no_piece_waits_for_it(failing):
+    def forward(inputs, cache):
+        if cache[0].length == [0, 37, 69][failing]:
+            raise MemoryError("no more")
+        return Forward()(inputs, cache)
+
+    error = within_seconds(lambda: threads.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 3))
+    assert (type(error), str(error)) == (MemoryError, "no more")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_ctrl_c_ends_all_pieces_at_their_next_layer():
+    begun, n_layers, is_over = threading.Barrier(2, timeout=20), [], []
+
+    def forward(inputs, cache):
+        begun.wait()
+        if cache[0].length == 0:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            with cache[0].relay:
+                is_over.append(cache[0].relay.wait_for(lambda: cache[0].relay.is_over, timeout=10))
+        for layer in cache:
+            layer.append(*np.zeros((2, N_HEAD, inputs.shape[-1], 4), dtype=np.float32))
+            n_layers.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 2)
+    assert (is_over, n_layers) == ([True], [])
+
+
+def test_the_command_and_the_batch_read_long_prompts_in_pieces(params, two_cores, monkeypatch):
+    from sampling import Sample, greedy
+    from slots import Job, decode_together
+
+    monkeypatch.setattr(threads, "PIECE", 8)
+    cuts, in_pieces = [], threads.in_pieces
+    monkeypatch.setattr(threads, "in_pieces", lambda *a, **o: (cuts.append(a[3]), in_pieces(*a, **o))[1])
+    prompt = ids_of(24).tolist()
+    expected = list(gpt2.generate(prompt, params, N_HEAD, 6))
+    assert cuts == []
+
+    sample = Sample(greedy)
+    forward = lambda *a, **o: threads.prefill(gpt2.gpt2, *a, **o)  # noqa: E731, what gpt2.py's main hands over
+    for _ in gpt2.generate_samples(prompt, params, N_HEAD, 6, [sample], forward=forward):
+        pass
+    assert (sample.ids, cuts) == (expected, [2])
+
+    sample = Sample(greedy)
+    for _ in decode_together([Job(prompt, [sample], 6)], params, N_HEAD, 4):
+        pass
+    assert (sample.ids, cuts) == (expected, [2, 2])
