@@ -3,9 +3,8 @@
 Read it top to bottom: the arithmetic, then attention and its cache, then the model, then the loop that
 generates. What it adds to the plainest possible version, gpt2_pico.py, is two things: the heads are an axis
 of one array instead of a Python loop, and keys and values of past positions are kept, not computed again.
-Where it also computes in portions or in place, because a CPU likes it better, a comment says so.
+Where it also computes in portions or in place, because a CPU likes it better, a comment says so. The sizes:
 
-The sizes, as the comments spell them:
     n_seq      positions computed in this call: the whole prompt, a piece of it, or one token
     n_total    positions attended to: n_seq, plus what a cache already holds
     n_queries  positions that ask, as many as the mask has rows: n_seq, or 1 where only the last is needed
@@ -288,10 +287,11 @@ def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep
     prompt = [int(i) for i in inputs] or [n_vocab - 1]
     check_request(prompt, n_tokens_to_generate, n_vocab, n_ctx if keep is None else len(prompt))
     n_positions = min(len(prompt) + n_tokens_to_generate - 1, n_ctx)
+    forward = partial(forward or gpt2, **params, n_head=n_head, last_only=True)  # gives [n_rows, 1, n_vocab]
     cache, unseen = kv_cache(params, n_head, n_positions, batch=(1,)), [slide(prompt, keep, n_ctx)]  # [n_rows, n_seq]
     live, rows = list(samples), [0] * len(samples)  # those that go on, and the row of each: at first all share one
     while live and n_tokens_to_generate > 0:
-        logits = (forward or gpt2)(unseen, **params, n_head=n_head, cache=cache, last_only=True)[:, -1]  # [n_rows, n_vocab]
+        logits = forward(unseen, cache=cache)[:, -1]  # [n_rows, n_vocab]
         is_full = cache[0].length == n_ctx
         for sample, row in zip(live, rows, strict=True):
             sample.extend(logits[row], prompt)
