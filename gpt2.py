@@ -34,16 +34,15 @@ CACHED = 2**16  # numbers that fit in a core's own cache together with what is m
 def gelu(x):
     """Smooth ReLU, x * Phi(x), in the tanh form GPT-2 was trained with (Hendrycks and Gimpel 2016).
 
-    0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x / (1 + exp(-2 z)): step by step in one
-    array, as new ones would cost more than the arithmetic.
+    0.5 x (1 + tanh(z)), with z = sqrt(2 / pi) (x + 0.044715 x^3), is x / (1 + exp(-2 z)); in one array, to be fast.
     """
     scale = -2 * (2 / np.pi) ** 0.5  # a Python float keeps it float32; np.sqrt(2 / np.pi) is float64 and would not
     y = x * x  # x**3 would be fifty times slower
     y *= scale * 0.044715
     y += scale
     y *= x
-    with np.errstate(over="ignore"):  # x / inf is the right 0
-        np.exp(y, out=y)
+    np.minimum(y, 88, out=y)  # beyond, exp overflows, and x / exp(88) is nothing already
+    np.exp(y, out=y)
     y += 1
     return np.divide(x, y, out=y)
 
@@ -73,9 +72,9 @@ def softmax(x):
 
 def by_rows(function, x):  # [..., n] -> [..., n]
     """`function(x)`, some rows at a time, so that what it makes on the way stays in the CPU's cache. Uses x up."""
-    rows, step = x.reshape(-1, x.shape[-1]), max(1, CACHED // x.shape[-1])
-    if len(rows) <= step:
+    if x.size <= CACHED:
         return function(x)
+    rows, step = x.reshape(-1, x.shape[-1]), max(1, CACHED // x.shape[-1])
     for start in range(0, len(rows), step):
         rows[start : start + step] = function(rows[start : start + step])
     return rows.reshape(x.shape)
@@ -93,8 +92,9 @@ def layer_norm(x, g, b, eps=1e-5):
 
 def project(x, w):  # [..., n_in] @ [n_in, n_out] -> [..., n_out]
     """`x @ w` as one two-dimensional product: given a batch, NumPy's own `@` runs one product per sequence."""
-    rows = x.reshape(-1, x.shape[-1])  # [..., n_in] -> [n_rows, n_in]
-    return multiply(rows, w).reshape(*x.shape[:-1], w.shape[-1])
+    if x.ndim == 2:
+        return multiply(x, w)
+    return multiply(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def multiply(rows, w):  # [n_rows, n_in] @ [n_in, n_out] -> [n_rows, n_out]
@@ -181,7 +181,7 @@ def kv_cache(params, n_head, n_positions, batch=()):
 def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_queries, n_embd]
     """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
     qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
-    q, k, v = (qkv[..., i : i + n_head, :, :] for i in (0, n_head, 2 * n_head))  # [..., n_head, n_seq, d_head] each
+    q, k, v = qkv[..., :n_head, :, :], qkv[..., n_head:-n_head, :, :], qkv[..., -n_head:, :, :]  # [..., n_head, ...]
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
     q = q[..., -mask.shape[-2] :, :]  # [..., n_head, n_seq, d_head] -> [..., n_head, n_queries, d_head]
