@@ -89,8 +89,7 @@ class Slots:
     def admit(self, coming):
         """Give each of the new sequences a slot, with the keys and values of its prefix."""
         prefixes = dict.fromkeys(sequence.prefix for sequence in coming)  # samples of one job share theirs
-        for group in alike([prefix for prefix in prefixes if prefix.cache is None]):
-            prefill(group, self.params, self.n_head)
+        prefill_all([prefix for prefix in prefixes if prefix.cache is None], self.params, self.n_head)
         n_ctx, n_positions = len(self.params["wpe"]), self.layers[0].k.shape[-2]
         needed = max((n_needed(sequence, n_ctx) for sequence in coming), default=0)
         if needed > n_positions:
@@ -132,11 +131,19 @@ def n_needed(sequence, n_ctx):
     return min(n_ctx, sequence.n_cached + sequence.job.n_tokens - len(sequence.sample.ids))
 
 
-def alike(prefixes):
-    """Groups of prefixes of about the same length, to be computed together: padded, a group is PREFILL_TOKENS long."""
+def prefill_all(prefixes, params, n_head):
+    """Compute the keys and values of prefixes, in groups; several groups at a time if there is a core for each."""
+    n_tokens = sum(len(prefix.ids) for prefix in prefixes)
+    groups = list(alike(prefixes, min(PREFILL_TOKENS, -(-n_tokens // threads.n_pieces(n_tokens)))))
+    sizes = [len(group) * len(group[0].ids) for group in groups]
+    threads.side_by_side(lambda group: prefill(group, params, n_head), groups, sizes)
+
+
+def alike(prefixes, n_tokens):
+    """Groups of prefixes of about the same length, to be computed together: padded, a group is `n_tokens` long."""
     group = []
     for prefix in sorted(prefixes, key=lambda prefix: len(prefix.ids), reverse=True):
-        if group and (len(group) + 1) * len(group[0].ids) > PREFILL_TOKENS:
+        if group and (len(group) + 1) * len(group[0].ids) > n_tokens:
             yield group
             group = []
         group.append(prefix)

@@ -1,4 +1,4 @@
-"""Long prompts on every core: pieces of one prompt that go through the model side by side.
+"""Prompts on every core: pieces of a long one, or many short ones, that go through the model side by side.
 
 OpenBLAS computes the matrix products of a prompt on all cores, but softmax, gelu and all else between them run on one,
 for a third of the time. So a long prompt is cut into as many pieces as there are cores, and each goes through the
@@ -8,9 +8,10 @@ values, a layer at a time:
     first piece    layer 1 | layer 2 | layer 3 | ...
     second piece   layer 1 | layer 2 | layer 3 | ...    in each, the keys and values of the first are there, or awaited
 
-The model is gpt2.py's, as it is; only the cache that it is given waits. This needs threadpoolctl, for OpenBLAS must
-keep to the one core of whoever calls it: threads that all want all cores are slower than one. Without it, and for
-what is too short, the prompt is computed in one piece.
+The model is gpt2.py's, as it is; only the cache that it is given waits. Many short prompts of a batch, which need
+nothing of each other, are computed side by side in the same way. This needs threadpoolctl, for OpenBLAS must keep to
+the one core of whoever calls it: threads that all want all cores are slower than one. Without it, and for what is too
+short, one thing is computed after another, on all cores as far as OpenBLAS goes.
 """
 
 import contextlib
@@ -59,15 +60,19 @@ def prefill(forward, inputs, cache, **arguments):  # ids [..., n_seq] -> what fo
     forward: gpt2.gpt2 or gpt2.transformer, whose arguments must include last_only=True. cache: as from gpt2.kv_cache.
     """
     inputs = np.asarray(inputs)
-    is_long = inputs.shape[-1] >= PIECE * max(2, n_cores())
-    n_pieces = min(n_cores(), n_threads()) if is_long else 1
-    if n_pieces == 1:
+    n = n_pieces(inputs.shape[-1])
+    if n == 1:
         return forward(inputs, cache=cache, **arguments)
-    return in_pieces(forward, inputs, cache, n_pieces, **arguments)
+    return in_pieces(forward, inputs, cache, n, **arguments)
 
 
-def in_pieces(forward, inputs, cache, n_pieces, **arguments):  # the same again
-    """The same in `n_pieces` pieces, however short they are."""
+def n_pieces(n_tokens):
+    """One for every core if so many tokens are worth it; else one."""
+    return min(n_cores(), n_threads()) if n_tokens >= PIECE * max(2, n_cores()) else 1
+
+
+def in_pieces(forward, inputs, cache, n, **arguments):  # the same again
+    """The same in `n` pieces, however short they are."""
     n_past, relay = cache[0].length, Relay()
 
     def run(start, stop):
@@ -75,13 +80,27 @@ def in_pieces(forward, inputs, cache, n_pieces, **arguments):  # the same again
         return forward(inputs[..., start:stop], cache=piece, **arguments)
 
     # The later a piece, the more it looks back at: shorter pieces take as long.
-    edges = [round(inputs.shape[-1] * (i / n_pieces) ** 0.9) for i in range(n_pieces + 1)]
-    with one_core_each(), ThreadPoolExecutor(n_pieces) as pool:
+    edges = [round(inputs.shape[-1] * (i / n) ** 0.9) for i in range(n + 1)]
+    with one_core_each(), ThreadPoolExecutor(n) as pool:
         try:
             return list(pool.map(run, edges[:-1], edges[1:]))[-1]
         except BaseException:  # a piece failed, or Ctrl-C: let the others neither wait nor go on
             relay.end()
             raise
+
+
+def side_by_side(function, items, sizes):
+    """Call `function` with every item, on one core each if that keeps all cores busy; else in turns, on all cores each.
+
+    sizes: how many tokens an item is, padding included.
+    """
+    n = n_pieces(sum(sizes))
+    if n == 1 or n * max(sizes) > 1.2 * sum(sizes):  # one core would work on alone
+        for item in items:
+            function(item)
+    else:
+        with one_core_each(), ThreadPoolExecutor(n) as pool:
+            list(pool.map(function, items))  # which raises what went wrong
 
 
 def n_cores():

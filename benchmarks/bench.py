@@ -33,8 +33,8 @@ TOLERANCES = {"llama.cpp F32": 5e-3}
 
 FULL = {"rounds": 7, "steps": 20, "contexts": (10, 100, 250, 500, 750, 1000), "prompts": (50, 100, 200, 400, 800)}
 FULL |= {"batch_sizes": BATCH_SIZES, "sizes": ("355M",), "memory_steps": 200}
-QUICK = {"rounds": 2, "steps": 5, "contexts": (10, 300, 1000), "prompts": (50, 400)}
-QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 50}
+QUICK = {"rounds": 2, "steps": 5, "contexts": (10, 1000), "prompts": (50, 400)}
+QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 20}
 
 
 def check_agreement(place, peers):

@@ -46,10 +46,14 @@ def n_weights(size, with_vocabulary=True):
 
 
 def prefill_flops(n_tokens, size="124M"):
-    """Floating-point operations that a prompt needs: attention to the past alone, logits of the last token alone."""
+    """Floating-point operations that a prompt needs, and no more: attention to the past alone; in the last block the
+    keys and values, and of the last token alone the rest and the logits."""
     n_embd, n_layer = SIZES[size]
-    attention = n_layer * 2 * n_tokens**2 * n_embd  # two products of 2 * n^2 * n_embd, of which half is the future
-    return 2 * n_tokens * n_weights(size, with_vocabulary=False) + 2 * N_VOCAB * n_embd + attention
+    block = (
+        2 * n_tokens * 12 * n_embd**2 + 2 * n_tokens**2 * n_embd
+    )  # attention: 2 products, of which half is the future
+    last_block = 2 * n_tokens * 2 * n_embd**2 + 2 * 10 * n_embd**2 + 4 * n_tokens * n_embd
+    return (n_layer - 1) * block + last_block + 2 * N_VOCAB * n_embd
 
 
 def batch_flops(n_sequences, n_context=100, size="124M"):

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -138,6 +139,40 @@ def test_without_threadpoolctl_it_is_computed_whole_and_a_person_is_told_what_to
     assert told or "openblas" not in str(np.show_config(mode="dicts")["Build Dependencies"]["blas"])
 
 
+def calls_of(sizes):
+    """How many threads a product has in each call of `side_by_side`, and the items, in order."""
+    n_threads, items = [], []
+
+    def function(item):
+        n_threads.append(threads.n_threads())
+        items.append(item)
+
+    threads.side_by_side(function, range(len(sizes)), sizes)
+    return n_threads, sorted(items)
+
+
+@pytest.mark.parametrize("sizes", [[256, 256], [512] * 9, [500, 500, 400]])
+def test_as_many_prompts_as_cores_are_computed_side_by_side(two_cores, sizes):
+    assert calls_of(sizes) == ([1] * len(sizes), [*range(len(sizes))])
+    assert threads.n_threads() == 2
+    together = threading.Barrier(2, timeout=20)
+    threads.side_by_side(lambda item: together.wait(), range(2), [256, 256])
+
+
+@pytest.mark.parametrize("sizes", [[], [1000], [255, 256], [900, 300], [512, 50, 50]])
+def test_few_tokens_and_those_that_would_leave_a_core_idle_are_computed_in_turns(two_cores, sizes):
+    assert calls_of(sizes) == ([2] * len(sizes), [*range(len(sizes))])
+
+
+def test_what_goes_wrong_with_one_of_several_prompts_is_told(two_cores):
+    def function(item):
+        if item == 1:
+            raise MemoryError("no more")
+
+    with pytest.raises(MemoryError, match="no more"):
+        threads.side_by_side(function, range(4), [512] * 4)
+
+
 def within_seconds(function):
     """What `function` raises, in a thread that is given up after some seconds: a deadlock fails, it does not hang."""
     raised = []
@@ -206,3 +241,20 @@ def test_the_command_and_the_batch_read_long_prompts_in_pieces(params, two_cores
     for _ in decode_together([Job(prompt, [sample], 6)], params, N_HEAD, 4):
         pass
     assert (sample.ids, cuts) == (expected, [2, 2])
+
+
+def test_a_batch_whose_prompts_are_computed_side_by_side_has_the_same_texts(params, two_cores, monkeypatch):
+    from sampling import Sample
+    from slots import Job, decode_together
+
+    def texts(piece):
+        monkeypatch.setattr(threads, "PIECE", piece)
+        jobs = [Job(ids_of(n).tolist(), [Sample()], 5) for n in (3, 9, 14, 20, 7, 20, 11)]
+        for _ in decode_together(jobs, params, N_HEAD, 7):
+            pass
+        return [job.samples[0].ids for job in jobs]
+
+    expected, pools = texts(10_000), []
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", lambda n: (pools.append(n), ThreadPoolExecutor(n))[1])
+    assert texts(30) == expected
+    assert pools == [2]
