@@ -64,7 +64,7 @@ def single_sequence(place, peers, long_peers, steps):
         return {name: lambda name=name: place.ask(name, call, **arguments) for name in names}
 
     wall = asked("products", [MACHINE], n_rows=1, repeats=steps)
-    peak = asked("gemm_peak", [MACHINE], repeats=3)
+    peak = asked("gemm_peak", [MACHINE], repeats=max(1, steps // 7))
     return {
         report.DECODE: wall | asked("decode", peers, n_context=100, n_steps=steps),
         report.PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
@@ -81,7 +81,7 @@ def ours_alone(place, steps, batch_sizes, contexts, prompts):
     def wall(n_rows):
         return lambda: place.ask(MACHINE, "products", n_rows=n_rows, repeats=max(2, steps // 4))
 
-    batch = {"GEMM peak": lambda: place.ask(MACHINE, "gemm_peak", repeats=3)}
+    batch = {"GEMM peak": lambda: place.ask(MACHINE, "gemm_peak", repeats=max(1, steps // 7))}
     for n in (1, *batch_sizes):
         batch[f"bare products of {n}"] = wall(n)
         batch[f"step of {n}"] = ask("decode_batch", n_sequences=n, n_context=100, n_steps=steps)
@@ -145,14 +145,13 @@ def measure(place, peers, settings, rounds, quick):
     agreement = check_agreement(place, peers)
     memories = memory(place, peers, settings["memory_steps"])
 
-    # What has no cache takes half a minute a round where the text is long, and more in float64.
-    timed = [name for name in peers if not (quick and name == SLOW[1])]
+    # What has no cache takes half a minute a round where the text is long.
     timed_long = [name for name in peers if not (quick and name in SLOW)]
     steps = settings["steps"]
-    series = single_sequence(place, timed, timed_long, steps)
+    series = single_sequence(place, peers, timed_long, steps)
     series |= ours_alone(place, steps, *(settings[name] for name in ("batch_sizes", "contexts", "prompts")))
     series |= other_sizes(place, settings["sizes"], steps)
-    series |= whole_processes(place, timed)
+    series |= whole_processes(place, peers)
     records = lab.in_turns(series, rounds)
     for size in settings["sizes"]:
         if (name := f"{OURS}, {size}") in place.workers:
@@ -160,9 +159,10 @@ def measure(place, peers, settings, rounds, quick):
     return lab.notes(place, records) | {"agreement": agreement, "memory": memories, "records": records}
 
 
-def names_of(peers):
-    """The peers that were asked for: all, or those whose names are given, separated by commas."""
-    names = peers.split(",") if isinstance(peers, str) else peers or PEERS
+def names_of(peers, quick):
+    """The peers that were asked for: those whose names are given, separated by commas, or all that are quick enough."""
+    everyone = [name for name in PEERS if not (quick and name == SLOW[1])]
+    names = peers.split(",") if isinstance(peers, str) else peers or everyone
     names = [name.strip() for name in names]
     if unknown := set(names) - set(PEERS):
         sys.exit(f"Error: there is no peer {', '.join(sorted(unknown))}; they are: {', '.join(PEERS)}")
@@ -175,7 +175,7 @@ def main(quick=False, large=False, rounds=None, peers=None, threads=None, work_d
     rounds: how often everything is measured. peers: some names, as in the table, separated by commas; ours is always
     there. threads: of each program. work_dir, models_dir: where files are kept (see lab.py). output: a folder.
     """
-    settings, names = QUICK if quick else FULL, names_of(peers)
+    settings, names = QUICK if quick else FULL, names_of(peers, quick)
     if large:
         settings = settings | {"sizes": ("355M", "774M", "1558M")}
     output = Path(output) if output else lab.HERE / "results" / ("quick" if quick else "")
