@@ -109,20 +109,21 @@ def n_cores():
 
 @functools.cache
 def controller():
-    """threadpoolctl's view of the libraries that NumPy multiplies with, or None."""
+    """threadpoolctl's hold on the library that NumPy multiplies with, or None."""
     try:
         import threadpoolctl
     except ImportError:
-        if "openblas" in np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]:
+        if "openblas" in str(np.show_config(mode="dicts")):
             notice("a prompt of this length is read faster after: pip install threadpoolctl")
         return None
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
 def n_threads():
-    """How many threads compute a product; 1 also if that is not ours to change."""
+    """How many threads compute a product; 1 also if that is not ours to change for all who call, as with OpenMP."""
     libraries = controller().info() if controller() else []
-    return max((library["num_threads"] for library in libraries), default=1)
+    ours = [library["num_threads"] for library in libraries if library.get("threading_layer") == "pthreads"]
+    return max(ours, default=1)
 
 
 def one_core_each():

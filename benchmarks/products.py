@@ -1,4 +1,6 @@
-"""What a product with all weights costs, by the number of rows: NumPy's `@` beside gpt2.multiply, which pads or splits.
+"""What a product with all weights costs, by the number of rows: NumPy's `@` beside gpt2.py's ways.
+
+Those pad or split the rows (gpt2.multiply), and take the vocabulary in parts (gpt2.gpt2).
 
     python benchmarks/products.py
 
@@ -32,10 +34,12 @@ def main(rows=ROWS, rounds=5):
     """Print a line for each number of rows."""
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal(shape, dtype=np.float32) for shape in 12 * SHAPES]
-    weights.append(rng.standard_normal((50257, 768), dtype=np.float32).T)
+    vocabulary = rng.standard_normal((50257, 768), dtype=np.float32).T
+    parts = [vocabulary[:, start : start + gpt2.TOKENS] for start in range(0, 50257, gpt2.TOKENS)]
+    ways = (np.matmul, [*weights, vocabulary]), (gpt2.multiply, [*weights, *parts])
     for n_rows in rows if isinstance(rows, tuple) else (rows,):
         x = {n: rng.standard_normal((n_rows, n), dtype=np.float32) for n in (768, 3072)}
-        turns = [[milliseconds(f, x, weights) for f in (np.matmul, gpt2.multiply)] for _ in range(rounds)]
+        turns = [[milliseconds(multiply, x, matrices) for multiply, matrices in ways] for _ in range(rounds)]
         plain, ours = (median(times) for times in zip(*turns, strict=True))
         ratio = median(plain / ours for plain, ours in turns)
         print(
