@@ -4,10 +4,11 @@ Those pad or split the rows (gpt2.multiply), and take the vocabulary in parts (g
 
     python benchmarks/products.py
 
-The matrices have the shapes of GPT-2 124M. The two take turns; the ratios are the result, the times are context.
+The matrices have the shapes of GPT-2 124M, 500 MB in all. The two take turns; the ratios are the result, times context.
 """
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,14 @@ SHAPES = ((768, 2304), (768, 768), (768, 3072), (3072, 768))  # of one block
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 30, 32, 40, 44, 48, 56, 64)
 
 
+def mapped(rng, shape):
+    """A random matrix that lies in a file, as weights do: its pages of memory are small ones."""
+    with tempfile.TemporaryFile() as file:
+        matrix = np.memmap(file, np.float32, "w+", shape=shape)
+    matrix[:] = rng.standard_normal(shape, dtype=np.float32)
+    return np.asarray(matrix)
+
+
 def milliseconds(multiply, rows, weights):
     start = time.perf_counter()
     for w in weights:
@@ -33,8 +42,8 @@ def milliseconds(multiply, rows, weights):
 def main(rows=ROWS, rounds=5):
     """Print a line for each number of rows."""
     rng = np.random.default_rng(0)
-    weights = [rng.standard_normal(shape, dtype=np.float32) for shape in 12 * SHAPES]
-    vocabulary = rng.standard_normal((50257, 768), dtype=np.float32).T
+    weights = [mapped(rng, shape) for shape in 12 * SHAPES]
+    vocabulary = mapped(rng, (50257, 768)).T
     parts = [vocabulary[:, start : start + gpt2.TOKENS] for start in range(0, 50257, gpt2.TOKENS)]
     ways = (np.matmul, [*weights, vocabulary]), (gpt2.multiply, [*weights, *parts])
     for n_rows in rows if isinstance(rows, tuple) else (rows,):
