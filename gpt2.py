@@ -124,22 +124,22 @@ def causal_mask(positions, n_total):  # [..., n_seq] -> [..., 1, n_seq, n_total]
     return np.float32(-1e10) * (np.arange(n_total) > positions[..., None, :, None])
 
 
-def attention(q, k, v, mask):  # q [..., n_seq, d_head], k and v [..., n_total, d_head], mask [..., n_seq, n_total]
+def attention(q, k, v, mask):  # q [..., n_queries, d_head], k, v [..., n_total, d_head], mask [..., n_queries, n_total]
     """For each query, the average of the values, weighted by how well their keys match (Vaswani et al. 2017)."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # [..., n_seq, d_head] -> [..., n_seq, n_total]
+    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # [..., n_queries, d_head] -> [..., n_queries, n_total]
     scores += mask
-    return by_rows(softmax, scores) @ v  # [..., n_seq, n_total] -> [..., n_seq, d_head]
+    return by_rows(softmax, scores) @ v  # [..., n_queries, n_total] -> [..., n_queries, d_head]
 
 
 def causal_attention(q, k, v, mask):  # the same shapes
     """`attention`, BLOCK queries at a time: each block looks no further than its last query may, for half the work."""
-    n_seq, n_total = mask.shape[-2:]
-    if n_seq <= BLOCK:
+    n_queries, n_total = mask.shape[-2:]
+    if n_queries <= BLOCK:
         return attention(q, k, v, mask)
     parts = []
-    for start in range(0, n_seq, BLOCK):
-        stop = min(start + BLOCK, n_seq)
-        queries, keys = slice(start, stop), slice(n_total - n_seq + stop)  # the queries are the last n_seq positions
+    for start in range(0, n_queries, BLOCK):
+        stop = min(start + BLOCK, n_queries)
+        queries, keys = slice(start, stop), slice(n_total - n_queries + stop)  # the queries are the last positions
         parts.append(attention(q[..., queries, :], k[..., keys, :], v[..., keys, :], mask[..., queries, keys]))
     return np.concatenate(parts, axis=-2)
 
@@ -181,7 +181,7 @@ def kv_cache(params, n_head, n_positions, batch=()):
 def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_queries, n_embd]
     """Multi-head attention: n_head attentions side by side, each on its own d_head columns."""
     qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
-    q, k, v = qkv[..., :n_head, :, :], qkv[..., n_head:-n_head, :, :], qkv[..., -n_head:, :, :]  # [..., n_head, ...]
+    q, k, v = qkv[..., :n_head, :, :], qkv[..., n_head:-n_head, :, :], qkv[..., -n_head:, :, :]  # n_head heads each
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
     q = q[..., -mask.shape[-2] :, :]  # [..., n_head, n_seq, d_head] -> [..., n_head, n_queries, d_head]
@@ -189,14 +189,14 @@ def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] ->
     return linear(merge_heads(x), **c_proj)  # -> [..., n_queries, n_embd]
 
 
-def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # [..., n_seq, n_embd], n_queries of them
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # gives [..., n_queries, n_embd]
     """Look at the other positions, then think about each: both added to the residual stream `x`."""
     seen = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, mask=mask, cache=cache)  # -> [..., n_queries, n_embd]
     x = x[..., -seen.shape[-2] :, :] + seen
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False):  # [..., n_seq] -> [..., n_seq, n_embd]
+def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False):  # gives [..., n_queries, n_embd]
     """All of the model but its head: look up the tokens and their positions, then go through the blocks."""
     inputs = np.asarray(inputs)
     n_seq, n_past = inputs.shape[-1], cache[0].length if cache else 0
@@ -223,9 +223,9 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
     With a `cache` (see `kv_cache`) the inputs continue what it holds, and are added to it. A prompt may go in whole
     or in pieces. Raises ValueError if the positions run past n_ctx or past the cache.
     """
-    x = transformer(inputs, wte, wpe, blocks, n_head, cache, last_only)  # [..., n_seq] -> [..., n_seq, n_embd]
+    x = transformer(inputs, wte, wpe, blocks, n_head, cache, last_only)  # [..., n_seq] -> [..., n_queries, n_embd]
     x = layer_norm(x, **ln_f)
-    logits = np.empty((*x.shape[:-1], len(wte)), dtype=x.dtype)  # [..., n_seq, n_vocab]
+    logits = np.empty((*x.shape[:-1], len(wte)), dtype=x.dtype)  # [..., n_queries, n_vocab]
     for start in range(0, len(wte), TOKENS):  # for a few rows OpenBLAS is up to a third faster in parts
         logits[..., start : start + TOKENS] = project(x, wte[start : start + TOKENS].T)
     return logits

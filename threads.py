@@ -14,7 +14,6 @@ the one core of whoever calls it: threads that all want all cores are slower tha
 short, one thing is computed after another, on all cores as far as OpenBLAS goes.
 """
 
-import contextlib
 import functools
 import os
 import threading
@@ -72,7 +71,7 @@ def n_pieces(n_tokens):
 
 
 def in_pieces(forward, inputs, cache, n, **arguments):  # the same again
-    """The same in `n` pieces, however short they are."""
+    """The same in `n` pieces, however short they are; threadpoolctl must be there."""
     n_past, relay = cache[0].length, Relay()
 
     def run(start, stop):
@@ -103,6 +102,7 @@ def side_by_side(function, items, sizes):
             list(pool.map(function, items))  # which raises what went wrong
 
 
+@functools.cache  # every decoding step asks
 def n_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -127,4 +127,4 @@ def n_threads():
 
 
 def one_core_each():
-    return controller().limit(limits=1) if controller() else contextlib.nullcontext()
+    return controller().limit(limits=1)

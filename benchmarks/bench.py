@@ -54,6 +54,10 @@ def check_agreement(place, peers):
     return agreement | {"of logits from": float(ours.min()), "to": float(ours.max())}
 
 
+def gemm_peak(place, steps):
+    return lambda: place.ask(MACHINE, "gemm_peak", repeats=max(1, steps // 7))
+
+
 def single_sequence(place, peers, long_peers, steps):
     """Series of decode and prefill, for every program, and the wall of each.
 
@@ -64,7 +68,7 @@ def single_sequence(place, peers, long_peers, steps):
         return {name: lambda name=name: place.ask(name, call, **arguments) for name in names}
 
     wall = asked("products", [MACHINE], n_rows=1, repeats=steps)
-    peak = asked("gemm_peak", [MACHINE], repeats=max(1, steps // 7))
+    peak = {MACHINE: gemm_peak(place, steps)}
     return {
         report.DECODE: wall | asked("decode", peers, n_context=100, n_steps=steps),
         report.PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
@@ -81,7 +85,7 @@ def ours_alone(place, steps, batch_sizes, contexts, prompts):
     def wall(n_rows):
         return lambda: place.ask(MACHINE, "products", n_rows=n_rows, repeats=max(2, steps // 4))
 
-    batch = {"GEMM peak": lambda: place.ask(MACHINE, "gemm_peak", repeats=max(1, steps // 7))}
+    batch = {"GEMM peak": gemm_peak(place, steps)}
     for n in (1, *batch_sizes):
         batch[f"bare products of {n}"] = wall(n)
         batch[f"step of {n}"] = ask("decode_batch", n_sequences=n, n_context=100, n_steps=steps)

@@ -10,7 +10,6 @@ ratios are the result, the times are context.
 
 import json
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
@@ -19,15 +18,11 @@ from fire import Fire
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from walls import seconds
+
 import gpt2
 import gpt2_pico
 from utils import load_encoder_hparams_and_params
-
-
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def decode_step(params, n_head, prompt, n_tokens):

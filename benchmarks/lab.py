@@ -13,16 +13,14 @@ from pathlib import Path
 from peers import KINDS
 from worker import Missing, Worker, WorkerError, environment
 
+from threads import n_cores
+
 HERE = Path(__file__).parent
 WORK_DIR = "~/.cache/picogpt-benchmarks"
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
-
-
-def usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 class Lab:
@@ -35,7 +33,7 @@ class Lab:
     def __init__(self, work_dir=None, models_dir=None, threads=None):
         self.work_dir = Path(work_dir or WORK_DIR).expanduser()
         self.models_dir = Path(models_dir).expanduser() if models_dir else self.work_dir / "models"
-        self.threads = int(threads or usable_cores())
+        self.threads = int(threads or n_cores())
         self.workers, self.skipped = {}, {}
         (self.work_dir / "logs").mkdir(parents=True, exist_ok=True)
 
@@ -147,7 +145,7 @@ def machine():
         flags = next(line.split() for line in lines if line.startswith("flags"))
         cpu += f" ({', '.join(flag for flag in ('avx2', 'avx512f', 'avx512_vnni') if flag in flags)})"
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    about = {"cpu": cpu, "cores": usable_cores(), "memory_bytes": memory, "python": platform.python_version()}
+    about = {"cpu": cpu, "cores": n_cores(), "memory_bytes": memory, "python": platform.python_version()}
     return about | {"system": f"{platform.system()} {platform.machine()}"}
 
 

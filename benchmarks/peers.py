@@ -84,10 +84,10 @@ class Ours(Peer):
 
     def __init__(self, files, model, threads):
         import gpt2
-        import threads
+        from threads import prefill
         from utils import load_encoder_hparams_and_params
 
-        self.gpt2, self.prefill_with = gpt2, threads.prefill
+        self.gpt2, self.logits_of = gpt2, partial(prefill, gpt2.gpt2)  # as gpt2.py's main does it
         _, self.hparams, self.params = load_encoder_hparams_and_params(model, ".")
         self.n_head, self.n_ctx = self.hparams["n_head"], self.hparams["n_ctx"]
         self.begin()
@@ -104,8 +104,7 @@ class Ours(Peer):
         return self.forward(ids, self.cache)[-1]
 
     def forward(self, ids, cache):
-        """As gpt2.py's main does it."""
-        return self.prefill_with(self.gpt2.gpt2, ids, **self.params, n_head=self.n_head, cache=cache, last_only=True)
+        return self.logits_of(ids, **self.params, n_head=self.n_head, cache=cache, last_only=True)
 
     def decode_batch(self, n_sequences, n_context, n_steps):
         """Mean seconds of a step of so many sequences at once, which have their prompt in common."""

@@ -9,7 +9,6 @@ as a batch run begins with. Both ways take turns; the ratios are the result, the
 """
 
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
@@ -18,37 +17,20 @@ from fire import Fire
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from walls import seconds
+
 import gpt2
 import slots
 import threads
 from utils import load_encoder_hparams_and_params
 
 
-def milliseconds(function):
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1e3
-
-
 def compare(what, plain, ours, rounds):
     """Print how long two functions take, in turns."""
-    turns = [[milliseconds(function) for function in (plain, ours)] for _ in range(rounds + 1)][1:]
+    turns = [[1000 * seconds(function) for function in (plain, ours)] for _ in range(rounds + 1)][1:]
     whole, pieces = (median(times) for times in zip(*turns, strict=True))
     ratio = median(a / b for a, b in turns)
     print(f"{what}: at once {whole:7.1f} ms, side by side {pieces:7.1f} ms; {ratio:.2f} times as fast")
-
-
-def in_one_piece(function):
-    """`function`, as if there were one core."""
-
-    def call():
-        n_pieces, threads.n_pieces = threads.n_pieces, lambda n_tokens: 1
-        try:
-            function()
-        finally:
-            threads.n_pieces = n_pieces
-
-    return call
 
 
 def main(model_size="124M", models_dir="models", tokens=(256, 400, 512, 700, 900), rounds=5):
@@ -73,10 +55,14 @@ def main(model_size="124M", models_dir="models", tokens=(256, 400, 512, 700, 900
 
     prompts = [rng.integers(n_vocab, size=n).tolist() for n in rng.integers(10, 101, size=64)]
 
-    def batch():
+    def in_turns():
+        for group in slots.alike([slots.Prefix(prompt) for prompt in prompts], slots.PREFILL_TOKENS):
+            slots.prefill(group, params, n_head)
+
+    def together():
         slots.prefill_all([slots.Prefix(prompt) for prompt in prompts], params, n_head)
 
-    compare("64 prompts ", in_one_piece(batch), batch, rounds)
+    compare("64 prompts ", in_turns, together, rounds)
 
 
 if __name__ == "__main__":

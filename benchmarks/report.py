@@ -39,19 +39,20 @@ def spread(values):
     return f"{number(median(values))} ({number(min(values))} to {number(max(values))})"
 
 
-def n_weights(size, with_vocabulary=True):
+def n_weights(size):
     """How many weights a token is multiplied with."""
     n_embd, n_layer = SIZES[size]
-    return 12 * n_layer * n_embd**2 + with_vocabulary * N_VOCAB * n_embd
+    return 12 * n_layer * n_embd**2 + N_VOCAB * n_embd
 
 
 def prefill_flops(n_tokens, size="124M"):
-    """Floating-point operations that a prompt needs, and no more: attention to the past alone; in the last block the
-    keys and values, and of the last token alone the rest and the logits."""
+    """Floating-point operations that a prompt needs, and no more.
+
+    That is attention to the past alone; in the last block the keys and values, and for the last token alone the rest.
+    """
     n_embd, n_layer = SIZES[size]
-    block = (
-        2 * n_tokens * 12 * n_embd**2 + 2 * n_tokens**2 * n_embd
-    )  # attention: 2 products, of which half is the future
+    attention = 2 * n_tokens**2 * n_embd  # two products of 2 * n^2 * n_embd, of which half is the future
+    block = 2 * n_tokens * 12 * n_embd**2 + attention
     last_block = 2 * n_tokens * 2 * n_embd**2 + 2 * 10 * n_embd**2 + 4 * n_tokens * n_embd
     return (n_layer - 1) * block + last_block + 2 * N_VOCAB * n_embd
 
