@@ -415,16 +415,16 @@ def main(
       python gpt2.py "The meaning of life is" --top_p 0.9 --seed 7 --num_samples 3
       cat story.txt | python gpt2.py --temperature 0.7 --stop "\\n" > next.txt
     """
-    import cli
-    import threads
+    from cli import complete
+    from engine import prefill
 
     flags |= {"n_tokens_to_generate": n_tokens_to_generate, "model_size": model_size, "models_dir": models_dir}
     flags |= {"strategy": strategy, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-    forward = partial(threads.prefill, gpt2)  # long prompts on every core
-    cli.complete(partial(generate_samples, forward=forward), prompt, words, **flags)
+    forward = partial(prefill.prefill, gpt2)  # long prompts on every core
+    complete.complete(partial(generate_samples, forward=forward), prompt, words, **flags)
 
 
 if __name__ == "__main__":
-    import cli
+    from cli.command import run
 
-    cli.run(main)
+    run(main)

@@ -75,12 +75,12 @@ def main(prompt=None, *words, **flags):
 
     All other flags are those of python gpt2.py --help.
     """
-    import cli
+    from cli import complete
 
-    cli.complete_plainly(generate, prompt, words, **flags)
+    complete.complete_plainly(generate, prompt, words, **flags)
 
 
 if __name__ == "__main__":
-    import cli
+    from cli.command import run
 
-    cli.run(main)
+    run(main)
