@@ -13,7 +13,7 @@ import itertools
 
 import numpy as np
 
-import threads
+from engine import prefill as threads
 from gpt2 import LayerCache, gpt2, kv_cache, slide, transformer
 
 PREFILL_TOKENS = 512  # of new prompts that are computed in one pass: enough for the products, little for the memory

@@ -15,13 +15,14 @@ short, one thing is computed after another, on all cores as far as OpenBLAS goes
 """
 
 import functools
+import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from utils import notice
+log = logging.getLogger("picogpt")
 
 PIECE = 256  # tokens of a piece, at least: products of fewer rows lose more than the rest wins
 
@@ -114,7 +115,7 @@ def controller():
         import threadpoolctl
     except ImportError:
         if "openblas" in str(np.show_config(mode="dicts")):
-            notice("a prompt of this length is read faster after: pip install threadpoolctl")
+            log.info("a prompt of this length is read faster after: pip install threadpoolctl")
         return None
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
