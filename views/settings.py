@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-import flags
 import sampling
+from cli import flags
 
 NAMES = (*flags.STRATEGY_FLAGS, *sampling.PENALTIES)  # what a setting may set; bans and biases are the same for all
 
