@@ -11,9 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from peers import KINDS
-from worker import Missing, Worker, WorkerError, environment
-
 from threads import n_cores
+from worker import Missing, Worker, WorkerError, environment
 
 HERE = Path(__file__).parent
 WORK_DIR = "~/.cache/picogpt-benchmarks"

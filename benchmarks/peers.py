@@ -83,8 +83,9 @@ class Ours(Peer):
     """gpt2.py."""
 
     def __init__(self, files, model, threads):
-        import gpt2
         from threads import prefill
+
+        import gpt2
         from utils import load_encoder_hparams_and_params
 
         self.gpt2, self.logits_of = gpt2, partial(prefill, gpt2.gpt2)  # as gpt2.py's main does it

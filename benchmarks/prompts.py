@@ -17,11 +17,11 @@ from fire import Fire
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import slots
+import threads
 from walls import seconds
 
 import gpt2
-import slots
-import threads
 from utils import load_encoder_hparams_and_params
 
 

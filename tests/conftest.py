@@ -14,9 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by mor
 import numpy as np
 import pytest
 
-import cli
-import flags
 import gpt2
+from cli import command, flags
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
@@ -39,11 +38,18 @@ def here(monkeypatch, capsys):
 
     def run(*args, main=gpt2.main, table=flags.FLAGS, piped=b""):
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [main.__module__ + ".py", *map(str, args)])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                {"runner.local": "batch", "views.command": "explore"}.get(main.__module__, main.__module__) + ".py",
+                *map(str, args),
+            ],
+        )
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
         code = 0
         try:
-            cli.run(main, table)
+            command.run(main, table)
         except SystemExit as exit:
             code = exit.code
         return code, *capsys.readouterr()

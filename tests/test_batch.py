@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import batch
-import flags
 import gpt2
-import rows
+from cli import flags
+from runner import local
+from runner import prompts as runner_prompts
+from runner.records import Records
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ["Once upon a time", "One day, a cat named Tim", "The sun", "A", "Lily and her mom went to the park. They"]
@@ -26,7 +27,7 @@ def run(here):
     """A run of batch.py with the bundled model, in this process: (exit code, stdout, stderr)."""
 
     def run(*args, **options):
-        return here(*args, "--model_size", "tiny", main=batch.main, table=batch.TABLE, **options)
+        return here(*args, "--model_size", "tiny", main=local.main, table=local.TABLE, **options)
 
     return run
 
@@ -107,7 +108,7 @@ def test_a_record_is_that_of_the_single_command_with_the_row(done, here, tmp_pat
 
 
 def test_every_flag_of_gpt2_py_that_changes_a_text_is_taken():
-    assert flags.FLAGS.keys() - batch.TABLE.keys() == {"json", "stream"}
+    assert flags.FLAGS.keys() - local.TABLE.keys() == {"json", "stream"}
 
 
 def test_rows_slide_stop_and_end_as_they_would_alone(done, tmp_path):
@@ -249,7 +250,7 @@ def test_bytes_that_are_no_text_and_tables_that_are_none_are_bad_rows_too(run, t
     ],
 )
 def test_a_mistake_costs_one_sentence_exit_code_2_and_no_model(run, tmp_path, monkeypatch, args, message):
-    monkeypatch.setattr(batch.utils, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
     other = tmp_path / "other.jsonl"
     other.write_text('{"name": "my data"}\n', encoding="utf-8")
     notes = write(tmp_path / "notes.txt", ["my notes"])
@@ -273,7 +274,7 @@ def test_a_finished_run_is_recognised_without_loading_a_model(run, files, monkey
     prompts, out = files
     assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
     before = out.read_bytes()
-    monkeypatch.setattr(batch.utils, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
     assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
     assert out.read_bytes() == before
 
@@ -328,7 +329,7 @@ def test_settings_that_are_not_those_of_the_run_are_refused_by_name(run, files, 
     run(prompts, "--output", out, *args)
     before = out.read_bytes()
     out.write_bytes(before[: before.index(b"\n") + 1])  # of one row, the others are still to be done
-    monkeypatch.setattr(batch.utils, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
     kept = [word for i in (0, 2, 4) if args[i] != change[0] for word in args[i : i + 2]]
     code, _, err = run(prompts, "--output", out, *kept, *change)
     assert code == 2
@@ -349,7 +350,7 @@ def test_another_prompt_in_a_finished_row_is_refused_and_overwrite_begins_anew(r
 
 def test_two_runs_do_not_write_to_one_file(run, files):
     prompts, out = files
-    records = rows.Records(out)
+    records = Records(out)
     code, _, err = run(prompts, "--output", out)
     records.close()
     assert code == 2 and "another run is writing to" in err
@@ -357,20 +358,20 @@ def test_two_runs_do_not_write_to_one_file(run, files):
 
 def test_a_row_is_there_as_soon_as_it_is_done(run, files, monkeypatch):
     prompts, out = files
-    seen, original = [], batch.Run.follow
+    seen, original = [], local.Run.follow
 
     def watching(self, job):
         original(self, job)
         seen.append(len(out.read_bytes().splitlines()))
 
-    monkeypatch.setattr(batch.Run, "follow", watching)
+    monkeypatch.setattr(local.Run, "follow", watching)
     run(prompts, "--output", out, "-n", "3", "--batch_size", "1")
     assert sorted(set(seen)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeypatch):
     n_read, n_finished = [0], [0]
-    original = rows.read_rows
+    original = runner_prompts.read_rows
 
     def reading(file, kind):
         for row in original(file, kind):
@@ -378,10 +379,10 @@ def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeyp
             assert n_read[0] <= n_finished[0] + 2 + 1  # one may wait outside
             yield row
 
-    write_records = rows.Records.write
-    monkeypatch.setattr(batch, "read_rows", reading)
+    write_records = Records.write
+    monkeypatch.setattr(local, "read_rows", reading)
     monkeypatch.setattr(
-        rows.Records,
+        Records,
         "write",
         lambda self, records: (write_records(self, records), n_finished.__setitem__(0, n_finished[0] + 1)),
     )
@@ -457,7 +458,10 @@ def test_killed_at_any_moment_it_loses_no_finished_row_and_does_none_twice(long_
 def test_killed_in_the_middle_of_a_write_it_goes_on_from_the_row_before(long_run, tmp_path, run, n_bytes):
     out = tmp_path / "out.jsonl"
     code = (
-        "import os, signal, sys, batch, cli, rows\n"
+        "import os, signal, sys\n"
+        "from cli.command import run\n"
+        "from runner.local import TABLE, main\n"
+        "from runner.records import Records\n"
         f"left = {n_bytes}\n"
         "class Dying:\n"
         "    def __init__(self, file): self.file = file\n"
@@ -467,12 +471,12 @@ def test_killed_in_the_middle_of_a_write_it_goes_on_from_the_row_before(long_run
         "        left -= self.file.write(data[:left])\n"
         "        if left <= 0: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return len(data)\n"
-        "original = rows.Records.open\n"
+        "original = Records.open\n"
         "def open(self, overwrite):\n"
         "    original(self, overwrite)\n"
         "    self.file = Dying(self.file)\n"
-        "rows.Records.open = open\n"
-        "cli.run(batch.main, batch.TABLE)\n"
+        "Records.open = open\n"
+        "run(main, TABLE)\n"
     )
     args = [str(long_run), "--output", str(out), *KNOBS, "--model_size", "tiny"]
     dying = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, timeout=120)
@@ -513,7 +517,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_whole_rows(run, files, monkey
     assert run(prompts, "--output", out, "-n", "9", "--batch_size", "1")[0] == 0
     whole = read(out)
     out.unlink()
-    original = rows.Records.open
+    original = Records.open
 
     class Full:
         """A file on a disk with room for 1,000 bytes."""
@@ -535,11 +539,11 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_whole_rows(run, files, monkey
         original(self, overwrite)
         self.file = Full(self.file)
 
-    monkeypatch.setattr(rows.Records, "open", opening)
+    monkeypatch.setattr(Records, "open", opening)
     code, _, err = run(prompts, "--output", out, "-n", "9", "--batch_size", "1")
     assert code == 1 and "No space left on device" in err
     assert 0 < len(read(out)) < len(whole)
-    monkeypatch.setattr(rows.Records, "open", original)
+    monkeypatch.setattr(Records, "open", original)
     assert run(prompts, "--output", out, "-n", "9") == (0, "", "")
     assert texts(read(out)) == texts(whole)
 
@@ -561,19 +565,19 @@ def test_a_closed_pipe_is_quiet(long_run):
 def test_help_names_every_flag_and_fits_a_terminal(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert [name for name in batch.TABLE if f"--{name}" not in out] == []
+    assert [name for name in local.TABLE if f"--{name}" not in out] == []
     assert max(map(len, out.splitlines())) <= 84
 
 
 def test_the_batch_size_is_what_memory_allows_from_one_to_sixty_four(monkeypatch):
     hparams = {"n_layer": 12, "n_embd": 768, "n_ctx": 1024}  # 75.5 MB a slot
     for free, size in [(0, 1), (400e6, 2), (4e9, 26), (1e12, 64)]:
-        monkeypatch.setattr(batch, "free_memory", lambda free=free: int(free))
-        assert batch.default_batch_size(hparams) == (size, 75_497_472)
+        monkeypatch.setattr(local, "free_memory", lambda free=free: int(free))
+        assert local.default_batch_size(hparams) == (size, 75_497_472)
 
 
 def test_free_memory_is_some_and_no_more_than_there_is():
-    assert 2**20 < batch.free_memory() < 2**50
+    assert 2**20 < local.free_memory() < 2**50
 
 
 def test_the_rest_of_the_program_does_not_need_it():

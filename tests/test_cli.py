@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
-import flags
 import gpt2
 import gpt2_pico
 import sampling
 import utils
-import writer
+from cli import command as cli_command
+from cli import complete, flags, output
 
 ROOT = Path(__file__).parent.parent
 STORY = "Once upon a time"
@@ -55,7 +54,7 @@ def typed(monkeypatch):
             received.append((prompt, words, temperature, seed, models_dir, unknown))
 
         monkeypatch.setattr(sys, "argv", ["gpt2.py", *args])
-        cli.run(main)
+        cli_command.run(main)
         return received[0]
 
     return receive
@@ -214,8 +213,8 @@ def test_a_mistake_is_told_by_the_process_too():
 
 
 def test_a_wrong_flag_is_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(cli.utils, "load_encoder_hparams_and_params", None)
-    monkeypatch.setattr(cli, "read_prompt", None)
+    monkeypatch.setattr(complete.utils, "load_encoder_hparams_and_params", None)
+    monkeypatch.setattr(complete, "read_prompt", None)
     with pytest.raises(ValueError, match="top_p is 3"):
         gpt2.main("x", top_p=3)
     with pytest.raises(ValueError, match="no flag --top_q"):
@@ -225,10 +224,10 @@ def test_a_wrong_flag_is_refused_before_anything_is_loaded(monkeypatch):
 def run_writing(monkeypatch, pieces):
     """Run a command that only prints these pieces; return its exit code."""
     options = flags.check_flags({})
-    steps = ((None, piece, False) for piece in writer.Clock().watch(pieces))
+    steps = ((None, piece, False) for piece in output.Clock().watch(pieces))
     monkeypatch.setattr(sys, "argv", ["x"])
     with pytest.raises(SystemExit) as exit:
-        cli.run(lambda *args: writer.write_text(steps, options, None, "", 0))
+        cli_command.run(lambda *args: output.write_text(steps, options, None, "", 0))
     return exit.value.code
 
 
@@ -269,7 +268,7 @@ def test_help_is_printed_and_nothing_is_run(args):
 
 
 def test_the_version_is_told():
-    assert tell("--version").startswith(f"picoGPT, extended {cli.VERSION} (Python 3.")
+    assert tell("--version").startswith(f"picoGPT, extended {cli_command.VERSION} (Python 3.")
 
 
 def test_stdout_is_the_new_text_and_one_newline():
@@ -454,7 +453,7 @@ def test_a_text_longer_than_the_context_slides(told):
 
 def test_a_sample_is_the_same_text_however_many_there_are(told):
     args = ("-n", "30", "--temperature", "1", "--seed", "3")
-    three = told(STORY, *args, "--num_samples", "3").split(f"\n{writer.SEPARATOR}\n")
+    three = told(STORY, *args, "--num_samples", "3").split(f"\n{output.SEPARATOR}\n")
     assert len(three) == 3 and len(set(three)) == 3
     assert three[0] + "\n" == told(STORY, *args)
     records = told_json(told, *args, "--num_samples", "5")
@@ -528,8 +527,8 @@ def test_echo_prints_the_prompt_first(told):
 
 
 def test_text_is_printed_as_it_comes_unless_it_should_not(monkeypatch, told):
-    puts, original = [], writer.put
-    monkeypatch.setattr(writer, "put", lambda text: (puts.append(text), original(text)))
+    puts, original = [], output.put
+    monkeypatch.setattr(output, "put", lambda text: (puts.append(text), original(text)))
     streamed = told(STORY, "-n", "20")
     assert len(puts) > 15
     assert told(STORY, "-n", "20", "--stream", "False") == streamed
@@ -600,7 +599,7 @@ def test_a_closed_stdout_is_told_and_a_closed_stderr_does_no_harm():
 
 def test_nothing_is_imported_that_a_run_does_not_need():
     code = (
-        "import sys, gpt2, cli; sys.argv[1:] = ['x', '--model_size', 'tiny', '-n', '3']; cli.run(gpt2.main); "
+        "import sys, gpt2, cli; sys.argv[1:] = ['x', '--model_size', 'tiny', '-n', '3']; cli_command.run(gpt2.main); "
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from conftest import four_at_once, tiny_tensors
 
-import utils
+from checkpoints import download, files
 from utils import CheckpointError, load_encoder_hparams_and_params
 
 ROOT = Path(__file__).parent.parent
@@ -148,9 +148,9 @@ def models(server, pristine_tiny, tmp_path, monkeypatch):
     files = {name: (pristine_tiny / name).read_bytes() for name in NEEDED}
     server.files = {f"/124M/{name}": raw for name, raw in files.items()}
     facts = {name: (len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
-    monkeypatch.setattr(utils, "OFFICIAL", {"124M": facts, "355M": facts})
-    monkeypatch.setattr(utils, "BACK_OFF", (0, 0, 0))
-    monkeypatch.setattr(utils, "CHUNK", 1000)
+    monkeypatch.setattr(download, "OFFICIAL", {"124M": facts, "355M": facts})
+    monkeypatch.setattr(download, "BACK_OFF", (0, 0, 0))
+    monkeypatch.setattr(files, "CHUNK", 1000)
     monkeypatch.setenv("PICOGPT_MODELS_URL", server.url)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -180,7 +180,7 @@ def assert_fails(models, match, **left):
 
 def unknown(monkeypatch, name, size=True):
     """Forget the SHA-256, and maybe the size, of a file."""
-    facts = utils.OFFICIAL["124M"]
+    facts = download.OFFICIAL["124M"]
     monkeypatch.setitem(facts, name, (facts[name][0] if size else None, None))
 
 
@@ -207,7 +207,7 @@ def test_a_slash_after_the_address_does_no_harm(server, models, monkeypatch):
 @pytest.mark.parametrize("setting", ["", None])
 def test_without_a_setting_the_address_is_openai_s(models, monkeypatch, setting):
     monkeypatch.delenv("PICOGPT_MODELS_URL") if setting is None else monkeypatch.setenv("PICOGPT_MODELS_URL", setting)
-    monkeypatch.setattr(utils, "receive", lambda url, part, size: pytest.fail(url))
+    monkeypatch.setattr(download, "receive", lambda url, part, size: pytest.fail(url))
     with pytest.raises(
         pytest.fail.Exception, match=r"https://openaipublic.blob.core.windows.net/gpt-2/models/124M/hpara"
     ):
@@ -252,7 +252,7 @@ def test_only_what_is_missing_of_a_file_is_asked_for(server, models):
     raw = server.files[f"/124M/{DATA}"]
     server.script[f"/124M/{DATA}"] = ["reset"]
     assert_loads(models)
-    half = len(raw) // 2 // utils.CHUNK * utils.CHUNK  # the last chunk is lost with the connection
+    half = len(raw) // 2 // files.CHUNK * files.CHUNK  # the last chunk is lost with the connection
     assert [asked for path, asked in server.requests if path.endswith(DATA)] == [None, f"bytes={half}-"]
 
 
@@ -301,7 +301,7 @@ def test_a_complete_folder_asks_nobody_and_is_not_locked(server, models):
     (models / "124M").mkdir(parents=True)
     for name in NEEDED:
         (models / "124M" / name).write_bytes(server.files[f"/124M/{name}"])
-    utils.provide(models / "124M", NEEDED, utils.OFFICIAL["124M"])
+    download.ensure_files(models / "124M", NEEDED, download.OFFICIAL["124M"])
     assert server.requests == [] and not (models / "124M" / ".lock").exists()
 
 
@@ -360,12 +360,12 @@ def test_a_server_that_stays_busy_is_given_up_after_some_tries(server, models, s
     server.script[f"/124M/{DATA}"] = [f"status {status}"] * 9
     message = assert_fails(models, f"the server answered {status}")
     assert_tells_how_to_do_without(message, models, server.url)
-    assert server.names_requested().count(DATA) == 1 + len(utils.BACK_OFF)
+    assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
 
 
 def test_the_waits_between_tries_are_those_of_back_off(server, models, monkeypatch):
     waits = []
-    monkeypatch.setattr(utils, "BACK_OFF", (0.5, 1, 2))
+    monkeypatch.setattr(download, "BACK_OFF", (0.5, 1, 2))
     monkeypatch.setattr("time.sleep", waits.append)
     server.script[f"/124M/{DATA}"] = ["status 500"] * 9
     assert_fails(models, "500")
@@ -426,19 +426,19 @@ def test_of_a_body_that_is_too_long_no_more_is_received_than_shows_it(server, mo
     server.script[f"/124M/{DATA}"] = ["too_long"] * 9
     size = len(server.files[f"/124M/{DATA}"])
     message = assert_fails(models, f"expected bytes {size}, found")
-    assert size < int(re.search(r"found (\d+)", message)[1]) <= size + utils.CHUNK
+    assert size < int(re.search(r"found (\d+)", message)[1]) <= size + files.CHUNK
 
 
 def test_a_server_that_never_answers_is_given_up(server, models, monkeypatch):
-    monkeypatch.setattr(utils, "TIMEOUT", (1, 0.05))
+    monkeypatch.setattr(download, "TIMEOUT", (1, 0.05))
     server.script[f"/124M/{DATA}"] = ["never"] * 9
     assert_tells_how_to_do_without(assert_fails(models, "timed out"), models, server.url)
-    assert server.names_requested().count(DATA) == 1 + len(utils.BACK_OFF)
+    assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
 
 
 def test_what_was_received_of_a_file_is_kept_for_the_next_run(server, models):
     server.script[f"/124M/{DATA}"] = ["truncate", *["status 500"] * 9]
-    half = len(server.files[f"/124M/{DATA}"]) // 2 // utils.CHUNK * utils.CHUNK
+    half = len(server.files[f"/124M/{DATA}"]) // 2 // files.CHUNK * files.CHUNK
     assert_fails(models, "500", parts={DATA: half})
     server.requests.clear()
     assert_loads_after(server, models)
@@ -471,7 +471,7 @@ def test_a_full_disk_is_told_with_the_folder(models, monkeypatch):
     def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(utils, "sync", full)
+    monkeypatch.setattr(files, "sync", full)
     with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; make room"):
         load(models)
 
@@ -487,7 +487,7 @@ def test_ctrl_c_keeps_what_was_received_and_no_file_under_its_name(server, model
     def interrupt(file):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(utils, "sync", interrupt)
+    monkeypatch.setattr(files, "sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(models)
     assert {path.name for path in (models / "124M").iterdir()} == {"hparams.json.part", ".lock"}
@@ -507,9 +507,9 @@ def test_two_processes_at_once_do_not_disturb_each_other(server, models):
     code = (
         "import json, pathlib, sys, utils\n"
         "facts = json.loads(sys.argv[1])\n"
-        "utils.provide(pathlib.Path(sys.argv[2]), list(facts), facts)\n"
+        "download.ensure_files(pathlib.Path(sys.argv[2]), list(facts), facts)\n"
     )
-    facts = utils.OFFICIAL["124M"]
+    facts = download.OFFICIAL["124M"]
     arguments = [sys.executable, "-c", code, json.dumps(facts), str(models / "124M")]
     processes = [
         subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))

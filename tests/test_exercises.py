@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import explore
 import sampling
-from views import score
+from views import command as view_command
+from views import score, toy
 
 TEXT = (ROOT / "exercises.md").read_text(encoding="utf-8")
 EXERCISES = {int(number): body for number, body in re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", TEXT, re.S | re.M)}
-LOGITS = np.array(list(explore.TOY.values()))
+LOGITS = np.array(list(toy.TOY.values()))
 
 
 def parts(number):
@@ -94,7 +94,7 @@ def test_the_commands_that_show_the_answer_run(here, number):
     for line in parts(number)[1].splitlines():
         python, script, *args = shlex.split(line)
         assert (python, script) == ("python", "explore.py")
-        code, out, err = here(*args, main=explore.main, table=explore.TABLE)
+        code, out, err = here(*args, main=view_command.main, table=view_command.TABLE)
         assert (code, err) == (0, "") and len(out) > 300
 
 
@@ -114,7 +114,7 @@ def test_the_nucleus_has_two_words_up_to_the_answer():
     largest = float(re.match(r"\s*([\d.]+):", answer)[1])
     assert sampling.keep_top_p(LOGITS, largest).tolist() == [3, 7]
     assert sampling.keep_top_p(LOGITS, largest + 1e-4).tolist() == [0, 3, 7]
-    assert "closer" in answer and next(iter(explore.TOY)) == "closer"
+    assert "closer" in answer and next(iter(toy.TOY)) == "closer"
 
 
 def test_the_draws_fall_where_the_answer_says():
@@ -123,7 +123,7 @@ def test_the_draws_fall_where_the_answer_says():
     assert f"u = {u:.4f}" in question
     for temperature in (1, 5):
         sums = np.cumsum(sampling.softmax_with_temperature(LOGITS, temperature))
-        assert list(explore.TOY)[np.searchsorted(sums, u)] == "toward"
+        assert list(toy.TOY)[np.searchsorted(sums, u)] == "toward"
         assert f"{sums[6]:.4f} to {sums[7]:.4f}" in answer
     assert f"{sums[5]:.4f} to {sums[6]:.4f}" in question
     first = next(seed for seed in range(999) if sums[5] <= np.random.default_rng([seed, 0, 0]).random() < sums[6])
@@ -133,9 +133,9 @@ def test_the_draws_fall_where_the_answer_says():
 def test_the_sentences_cost_what_the_answer_says():
     _, commands, answer = parts(5)
     assert f"{math.exp((0.558406 + 1.028406) / 2):.4f}" in answer
-    options = explore.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
+    options = view_command.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
     options.model = "tiny"
-    model = explore.load(options)
+    model = view_command.load(options)
     dog, cake = (model.encoder.encode(text) for text in re.findall(r'score "(The .*?)"', commands))
     assert sorted(dog) == sorted(cake)
     assert sum(p for p, _ in score.score(dog, model)) > sum(p for p, _ in score.score(cake, model))

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,23 +16,23 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
-import explore
 import gpt2
 import gpt2_pico
 import sampling
 import utils
-from views import next_token, screen, sweep
+from cli import prompt
+from views import command as view_command
+from views import next_token, screen, sweep, toy
 
 STORY = "Once upon a time"
-TOY = np.array(list(explore.TOY.values()))
-WORDS = list(explore.TOY)
+TOY = np.array(list(toy.TOY.values()))
+WORDS = list(toy.TOY)
 
 
 @pytest.fixture
 def run(here):
     """(exit code, stdout, stderr) of explore.py and what is typed."""
-    return lambda *args, **options: here(*args, main=explore.main, table=explore.TABLE, **options)
+    return lambda *args, **options: here(*args, main=view_command.main, table=view_command.TABLE, **options)
 
 
 @pytest.fixture
@@ -121,11 +122,10 @@ def test_so_does_one_that_only_the_model_can_tell(run, args, message):
 
 def test_a_damaged_model_is_a_failure_and_not_a_mistake(run, monkeypatch):
     def damaged():
-        encoder, hparams, params = explore.toy_model_()
-        return encoder, hparams, params | {"wte": params["wte"] * np.nan}
+        model = toy.toy_model()
+        return replace(model, params=model.params | {"wte": model.params["wte"] * np.nan})
 
-    monkeypatch.setattr(explore, "toy_model_", explore.toy_model, raising=False)
-    monkeypatch.setattr(explore, "toy_model", damaged)
+    monkeypatch.setattr(view_command, "toy_model", damaged)
     code, _, err = run("next", "--toy")
     assert code == 1 and "its weights may be damaged" in err
 
@@ -133,12 +133,12 @@ def test_a_damaged_model_is_a_failure_and_not_a_mistake(run, monkeypatch):
 @pytest.mark.parametrize("args", [["--help"], ["next", "--help"], ["plot", "x", "-h"]])
 def test_the_help_has_every_flag_and_fits(seen, args):
     text = seen(*args)
-    assert [name for name in explore.TABLE if f"--{name}" not in text] == []
+    assert [name for name in view_command.TABLE if f"--{name}" not in text] == []
     assert max(map(len, text.splitlines())) <= 84
 
 
 @pytest.mark.parametrize(
-    "line", [line.strip() for line in explore.main.__doc__.split("Examples")[1].splitlines() if line]
+    "line", [line.strip() for line in view_command.main.__doc__.split("Examples")[1].splitlines() if line]
 )
 def test_the_examples_of_the_help_work(seen, line):
     if line.strip():
@@ -168,11 +168,11 @@ def test_the_seed_of_a_draw_is_told_and_gives_it_again(notes):
 
 
 def test_the_toy_is_a_gpt_2_that_gives_the_same_nine_logits_whatever_it_reads():
-    encoder, hparams, params = explore.toy_model()
+    model = toy.toy_model()
     for ids in ([8], [1, 2, 5, 8], [0] * 40):
-        logits = gpt2_pico.gpt2(np.array(ids), **params, n_head=hparams["n_head"])
+        logits = gpt2_pico.gpt2(np.array(ids), **model.params, n_head=model.n_head)
         np.testing.assert_allclose(logits, np.tile(TOY, (len(ids), 1)), rtol=0, atol=1e-6)
-    assert encoder.decode(encoder.encode("Every effort moves you")) == "every effort moves you"
+    assert model.encoder.decode(model.encoder.encode("Every effort moves you")) == "every effort moves you"
 
 
 def test_the_toy_needs_no_prompt_and_reads_no_pipe(seen):
@@ -605,16 +605,16 @@ def test_without_a_prompt_a_person_is_asked_for_one_after_another(monkeypatch, c
             raise EOFError from None
 
     monkeypatch.setattr(sys, "stdin", Person())
-    monkeypatch.setattr(cli, "ask_once", type_next)
-    explore.main("next", model_size="tiny")
+    monkeypatch.setattr(prompt, "ask_once", type_next)
+    view_command.main("next", model_size="tiny")
     out = capsys.readouterr().out
     assert "every effort\n" in out and "pizza\n" in out
 
 
 def test_nothing_is_imported_that_a_view_does_not_need():
     code = (
-        "import sys, explore, cli; sys.argv[1:] = ['plot', '--toy', '--top_k', '1,2']; "
-        "cli.run(explore.main, explore.TABLE); print(*sys.modules, file=sys.stderr)"
+        "import sys; from cli.command import run; from views.command import TABLE, main; sys.argv[1:] = ['plot', '--toy', '--top_k', '1,2']; "
+        "run(main, TABLE); print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120

@@ -23,9 +23,9 @@ from safetensors.numpy import load_file, save_file
 
 import gpt2
 import gpt2_pico
-import layouts
 import sampling
 import utils
+from checkpoints import files, mapped, nanogpt
 from utils import CheckpointError, load_encoder_hparams_and_params
 
 ROOT = Path(__file__).parent.parent
@@ -182,7 +182,7 @@ def test_loading_float32_copies_nothing(models):
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_second_run_does_not_convert_again(models, golden, name, monkeypatch):
     load(models / name)
-    monkeypatch.setattr(utils, "write_safetensors", None)
+    monkeypatch.setattr(mapped, "write_safetensors", None)
     assert_golden(models / name, golden)
 
 
@@ -227,7 +227,7 @@ def test_the_copy_alone_is_enough_for_a_hugging_face_folder(models, golden, name
 @pytest.mark.parametrize("function", ["locked", "new_file"])
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_read_only_folder_works_without_the_copy(models, golden, name, function, monkeypatch):
-    original = getattr(utils, function)
+    original = getattr(files, function)
 
     def refuse(path):
         if models / name in (path, path.parent):
@@ -235,7 +235,7 @@ def test_a_read_only_folder_works_without_the_copy(models, golden, name, functio
         return original(path)
 
     before = files_in(models / name)
-    monkeypatch.setattr(utils, function, refuse)
+    monkeypatch.setattr(files, function, refuse)
     assert_golden(models / name, golden)
     assert files_in(models / name) == before
 
@@ -421,7 +421,7 @@ def test_gpt2_s_vocabulary_is_taken_from_a_model_in_models_dir(models, golden):
 
 
 def test_a_model_of_gpt2_s_size_without_the_vocabulary_says_where_to_get_it(models, monkeypatch):
-    monkeypatch.setattr(layouts, "GPT2_N_VOCAB", 60)
+    monkeypatch.setattr(nanogpt, "GPT2_N_VOCAB", 60)
     (models / "nano_padded" / "vocab.json").unlink()
     refused(models / "nano_padded", r"encoder\.json and vocab\.bpe.*--model_size 124M")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import explore
 import utils
-from views import plot, screen
+from views import command as view_command
+from views import plot, screen, toy
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -23,7 +23,7 @@ AT = {
     1: [0.060907, 0.001631, 0.000100, 0.572120, 0.003419, 0.000133, 0.000101, 0.357576, 0.004012],
     5: [0.154648, 0.074975, 0.042912, 0.242052, 0.086934, 0.045384, 0.042998, 0.220336, 0.089761],
 }
-WORDS = list(explore.TOY)
+WORDS = list(toy.TOY)
 AWKWARD = [
     *(bytes([i]) for i in (0, 7, 9, 10, 13, 27, 32, 36, 38, 60, 92, 97, 127, 128, 0xE4, 255)),
     "你好".encode(),
@@ -37,7 +37,7 @@ AWKWARD = [
 
 @pytest.fixture
 def run(here):
-    return lambda *args, **options: here("plot", *args, main=explore.main, table=explore.TABLE, **options)
+    return lambda *args, **options: here("plot", *args, main=view_command.main, table=view_command.TABLE, **options)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ WALK = ("Once upon a time", "--model_size=tiny", "--temperature=3", "--top_k=30"
 
 def test_a_heat_map_has_the_probabilities_the_names_and_a_frame_around_what_was_chosen(here, pictured):
     axes = pictured(*WALK, "--heatmap")
-    _, out, _ = here("next", *WALK, "--json", main=explore.main, table=explore.TABLE)
+    _, out, _ = here("next", *WALK, "--json", main=view_command.main, table=view_command.TABLE)
     notes = [json.loads(line) for line in out.splitlines()]
     grid = axes.images[0].get_array().filled(np.nan)
     texts = {text.get_position(): text.get_text() for text in axes.texts}
@@ -293,7 +293,7 @@ def test_the_pictures_of_the_documentation_are_there_and_their_commands_make_suc
     assert sorted(name for _, name in commands) == sorted(path.name for path in (ROOT / "docs").glob("*.png"))
     for words, name in commands:
         output = ("--output", tmp_path / name)
-        assert here(*shlex.split(words), *output, main=explore.main, table=explore.TABLE) == (0, "", "")
+        assert here(*shlex.split(words), *output, main=view_command.main, table=view_command.TABLE) == (0, "", "")
         made, kept = (matplotlib.image.imread(folder / name) for folder in (tmp_path, ROOT / "docs"))
         assert made.shape == pytest.approx(kept.shape, rel=0.05)  # fonts may differ by a little
         assert made.mean() == pytest.approx(kept.mean(), abs=0.02)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import batch
-import explore
-import flags
 import gpt2
+from cli import flags
+from runner import local
+from views import command as view_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ def commands_of(text):
 
 
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in commands_of(block)]
-for module in (gpt2, batch, explore):
+for module in (gpt2, local, view_command):
     COMMANDS += commands_of(module.main.__doc__.split("Examples")[1])
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

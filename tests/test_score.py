@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_bundled import STORY
 
-import explore
 import gpt2_pico
 import sampling
-from views import score
+from views import command as view_command
+from views import score, toy
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    options = explore.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
+    options = view_command.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
     options.model = "tiny"
-    return explore.load(options)
+    return view_command.load(options)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def scored(here):
     """What `score` prints of a text, which must go well."""
 
     def look(text, *args, **options):
-        code, out, err = here("score", text, *args, main=explore.main, table=explore.TABLE, **options)
+        code, out, err = here("score", text, *args, main=view_command.main, table=view_command.TABLE, **options)
         assert (code, err) == (0, "")
         return out
 
@@ -76,8 +78,8 @@ def test_a_token_s_rank_is_its_place_among_all_tokens(tiny):
 
 
 def test_of_equal_tokens_the_lowest_id_has_the_first_rank():
-    encoder, hparams, params = explore.toy_model()
-    flat = explore.SimpleNamespace(encoder=encoder, params=params | {"wte": params["wte"] * 0}, **hparams)
+    model = toy.toy_model()
+    flat = replace(model, params=model.params | {"wte": model.params["wte"] * 0})
     assert [rank for _, rank in score.score([0, 4, 8], flat)] == [1, 5, 9]
 
 
@@ -159,7 +161,7 @@ def test_the_less_a_token_was_expected_the_darker_its_ground(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     codes = [score.shade(bits) for bits in (0.99, 2.99, 5.99, 9.99, 10)]
     assert codes == [score.shade(bits) for bits in (0, 1, 3, 6, 1000)] == [code for _, code, _ in score.SHADES]
-    encoder = explore.ToyEncoder()
+    encoder = toy.ToyEncoder()
     text = score.coloured([6, 3], [-9.2, -0.5], encoder)  # 13.3 and 0.7 bits
     assert text == f"\x1b[{score.SHADES[-1][1]}mpizza \x1b[0mforward "
 
@@ -181,7 +183,7 @@ def test_json_has_every_token_and_adds_up(scored):
 def test_a_vocabulary_without_an_end_of_text_begins_with_a_new_line_and_says_so(tiny):
     from encoder import CharacterEncoder
 
-    letters = explore.SimpleNamespace(encoder=CharacterEncoder({"\n": 0, "a": 1}), n_ctx=8)
+    letters = SimpleNamespace(encoder=CharacterEncoder({"\n": 0, "a": 1}), n_ctx=8)
     assert "after \\n, in one window" in score.definition(letters, 3, 8)
 
 

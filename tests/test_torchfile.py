@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import torchfile
-from torchfile import Storage, Tensor, TorchFile, load_pickle
+from checkpoints import torchfile
+from checkpoints.torchfile import Storage, Tensor, TorchFile, load_pickle
 
 FLOAT = Storage("torch.FloatStorage", "0", 12)
 

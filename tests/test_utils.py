@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-import utils
+from checkpoints import download, files, mapped, openai, tensors
 from utils import CheckpointError, find_model, load_encoder_hparams_and_params
 
 ROOT = Path(__file__).parent.parent
@@ -279,7 +279,7 @@ def test_a_copy_is_not_made_again_because_of_new_dates(tiny_checkpoint, monkeypa
     load(tiny_checkpoint)
     for path in tiny_checkpoint.iterdir():
         os.utime(path, (2e9, 2e9))
-    monkeypatch.setattr(utils, "convert", None)
+    monkeypatch.setattr(openai, "convert", None)
     assert_weights(load(tiny_checkpoint))
 
 
@@ -356,7 +356,7 @@ def test_tensors_are_found_in_whatever_order_they_lie(tiny_checkpoint):
     remove_checkpoint(tiny_checkpoint)
     copy = tiny_checkpoint / "model.safetensors"
     save_file(load_file(copy), copy)  # the library sorts them by name
-    assert next(iter(utils.read_header(copy)[0])) != "wte.weight"
+    assert next(iter(mapped.read_header(copy)[0])) != "wte.weight"
     assert_weights(load(tiny_checkpoint))
 
 
@@ -480,7 +480,7 @@ def test_the_file_checkpoint_can_be_missing_or_senseless(tiny_checkpoint, raw):
 
 def interrupt_after(monkeypatch, n, exception):
     """Let reading the checkpoint raise at the n-th tensor."""
-    original = utils.open_checkpoint
+    original = openai.open_checkpoint
 
     def open_checkpoint(index):
         found, read = original(index)
@@ -493,7 +493,7 @@ def interrupt_after(monkeypatch, n, exception):
 
         return found, read_or_raise
 
-    monkeypatch.setattr(utils, "open_checkpoint", open_checkpoint)
+    monkeypatch.setattr(openai, "open_checkpoint", open_checkpoint)
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt(), MemoryError(), SystemExit(1)])
@@ -533,8 +533,8 @@ def test_the_copy_gets_its_name_only_when_it_is_whole_and_on_the_disk(tiny_check
 
 
 def test_two_at_once_convert_once(tiny_checkpoint, monkeypatch):
-    conversions, convert = [], utils.convert
-    monkeypatch.setattr(utils, "convert", lambda *args: (conversions.append(args), convert(*args)))
+    conversions, convert = [], openai.convert
+    monkeypatch.setattr(openai, "convert", lambda *args: (conversions.append(args), convert(*args)))
     results = four_at_once(lambda: load(tiny_checkpoint))
     assert len(conversions) == 1 and len(results) == 4
     for params in results:
@@ -543,15 +543,15 @@ def test_two_at_once_convert_once(tiny_checkpoint, monkeypatch):
 
 def test_the_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
     code = (
-        f"import pathlib, utils\nwith utils.locked(pathlib.Path({str(tmp_path)!r})): print('in', flush=True); input()"
+        f"import pathlib, utils\nwith files.locked(pathlib.Path({str(tmp_path)!r})): print('in', flush=True); input()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder, open(tmp_path / ".lock", "ab") as file:
         assert holder.stdout.readline().strip() == b"in"
-        assert not utils.try_lock(file)
+        assert not files.try_lock(file)
         holder.kill()
         holder.wait()
-        assert utils.try_lock(file)
+        assert files.try_lock(file)
 
 
 # ---- a folder that cannot be written to ------------------------------------------------------------------------
@@ -559,14 +559,14 @@ def test_the_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
 
 def refuse_to_write(monkeypatch, name, folder):
     """Let utils.<name> fail as on a read-only file system, but only in that folder."""
-    original = getattr(utils, name)
+    original = getattr(files, name)
 
     def refuse(path):
         if folder in (path, path.parent):
             raise OSError(30, "Read-only file system", str(path))
         return original(path)
 
-    monkeypatch.setattr(utils, name, refuse)
+    monkeypatch.setattr(files, name, refuse)
 
 
 @pytest.mark.parametrize("name", ["locked", "new_file"])
@@ -587,7 +587,7 @@ def test_nowhere_to_write_is_told_with_both_places(tiny_checkpoint, monkeypatch)
     def refuse(path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(utils, "new_file", refuse)
+    monkeypatch.setattr(files, "new_file", refuse)
     with pytest.raises(CheckpointError, match="No space left on device") as error:
         load(tiny_checkpoint)
     assert str(tiny_checkpoint) in str(error.value) and "TMPDIR" in str(error.value)
@@ -619,16 +619,16 @@ def test_a_broken_tensorflow_is_told_with_its_reason(tiny_checkpoint, tmp_path, 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_layout_has_the_tensors_and_parameters_of_the_official_models(size):
     hparams, n_tensors, n_parameters = SIZES[size]
-    shapes = utils.layout(hparams)
+    shapes = tensors.tensor_shapes(hparams)
     assert len(shapes) == n_tensors
     assert sum(map(math.prod, shapes.values())) == n_parameters
-    data_size, _ = utils.OFFICIAL[size]["model.ckpt.data-00000-of-00001"]
+    data_size, _ = download.OFFICIAL[size]["model.ckpt.data-00000-of-00001"]
     assert data_size == 4 * n_parameters
 
 
 def test_the_layout_of_a_small_model_is_that_of_its_checkpoint():
     expected = {name: ("float32", tensor.shape) for name, tensor in tiny_tensors(seed=1).items()}
-    assert utils.in_checkpoint(utils.layout(TINY_HPARAMS)) == expected
+    assert tensors.in_checkpoint(tensors.tensor_shapes(TINY_HPARAMS)) == expected
 
 
 @pytest.mark.parametrize("name", TINY_HPARAMS)
@@ -673,7 +673,7 @@ def test_further_hyper_parameters_are_handed_on(tiny_checkpoint):
 
 def test_a_vocabulary_of_another_model_is_refused_before_the_weights_are_touched(tiny_checkpoint, monkeypatch):
     change_hparams(tiny_checkpoint, n_vocab=50257)
-    monkeypatch.setattr(utils, "load_tensors", None)
+    monkeypatch.setattr(openai, "load_tensors", None)
     with pytest.raises(CheckpointError, match=r"encoder\.json has 260 tokens but hparams\.json has n_vocab 50257"):
         load(tiny_checkpoint)
 
@@ -708,7 +708,7 @@ def test_an_empty_folder_is_told_what_a_model_is(tmp_path):
 def test_no_hparams_json_does_more_than_raise_a_checkpoint_error(tmp_path, raw):
     (tmp_path / "hparams.json").write_bytes(raw)
     try:
-        hparams = utils.read_hparams(tmp_path)
+        hparams = openai.read_hparams(tmp_path)
     except CheckpointError as error:
         assert "hparams.json" in str(error)
     else:

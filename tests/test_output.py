@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.output import Clock, Text, follow
 from encoder import Encoder, bytes_to_unicode
 from sampling import Sample
-from writer import Clock, Text, follow
 
 BYTES = Encoder(dict(zip(bytes_to_unicode().values(), range(256), strict=True)), [])
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import gpt2
-import slots
+from engine import batching
+from engine.batching import Job, decode_together
 from random_gpt2 import HPARAMS, random_params
 from sampling import Sample, make_processor, make_sampler
-from slots import Job, decode_together
 
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 
@@ -45,13 +45,13 @@ def ids_and_ends(jobs):
 
 def noted_shapes(monkeypatch, name):
     """The shapes of the inputs that the engine's `gpt2` or `transformer` is called with, as a list that grows."""
-    shapes, original = [], getattr(slots, name)
+    shapes, original = [], getattr(batching, name)
 
     def noting(inputs, *args, **options):
         shapes.append(np.shape(inputs))
         return original(inputs, *args, **options)
 
-    monkeypatch.setattr(slots, name, noting)
+    monkeypatch.setattr(batching, name, noting)
     return shapes
 
 
@@ -103,7 +103,7 @@ def test_the_prefix_of_a_job_is_computed_once_for_all_its_samples(params, monkey
 
 
 def test_prompts_that_arrive_together_are_computed_together_longest_with_longest(params, monkeypatch):
-    monkeypatch.setattr(slots, "PREFILL_TOKENS", 30)
+    monkeypatch.setattr(batching, "PREFILL_TOKENS", 30)
     prefills = noted_shapes(monkeypatch, "transformer")
     run(params, [Job(list(range(n)), [Sample()], 1) for n in (3, 14, 2, 15, 1, 4)], n_slots=6)
     assert prefills == [(2, 14), (4, 3)]
@@ -116,7 +116,7 @@ def test_a_prompt_of_one_token_needs_no_prefill(params, monkeypatch):
 
 
 def test_what_was_in_a_slot_before_leaves_no_trace(params, monkeypatch):
-    original = slots.kv_cache
+    original = batching.kv_cache
 
     def spoilt(*args, **options):
         cache = original(*args, **options)
@@ -126,19 +126,19 @@ def test_what_was_in_a_slot_before_leaves_no_trace(params, monkeypatch):
 
     jobs, clean = ragged_jobs(), ragged_jobs()
     run(params, clean, 3)
-    monkeypatch.setattr(slots, "kv_cache", spoilt)
+    monkeypatch.setattr(batching, "kv_cache", spoilt)
     run(params, jobs, 3)
     assert ids_and_ends(jobs) == ids_and_ends(clean)
 
 
 def test_memory_is_bounded_by_the_slots_and_the_longest_text(params, monkeypatch):
-    sizes, original = [], slots.kv_cache
+    sizes, original = [], batching.kv_cache
 
     def noting(params, n_head, n_positions, batch):
         sizes.append((*batch, n_positions))
         return original(params, n_head, n_positions, batch)
 
-    monkeypatch.setattr(slots, "kv_cache", noting)
+    monkeypatch.setattr(batching, "kv_cache", noting)
     run(params, [Job([1, 2, 3], [Sample()], 4) for _ in range(50)], n_slots=2)
     # Empty at first; two prompts together; then room for two texts, in multiples of 32 but not beyond the context.
     assert set(sizes) == {(2, 0), (2, 2), (2, N_CTX)}

@@ -1,4 +1,4 @@
-"""threads.py: a prompt in pieces, in threads, gives what it gives in one piece, and no thread is left behind."""
+"""prefill.py: a prompt in pieces, in prefill, gives what it gives in one piece, and no thread is left behind."""
 
 import signal
 import sys
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import gpt2
-import threads
+from engine import prefill
+from engine.batching import Job, decode_together
 from random_gpt2 import HPARAMS, random_params
 from sampling import Sample
-from slots import Job, decode_together
 
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 
@@ -42,7 +42,7 @@ def test_pieces_give_the_logits_the_keys_and_the_values_of_the_whole(params, n_p
     past, ids = ids_of(*shape[:-1], n_past), ids_of(*shape)
     whole, parts = (cached(params, past, shape[:-1]) for _ in range(2))
     expected = gpt2.gpt2(ids, **params, n_head=N_HEAD, cache=whole, last_only=True)
-    logits = threads.in_pieces(gpt2.gpt2, ids, parts, n_pieces, **params, n_head=N_HEAD, last_only=True)
+    logits = prefill.in_pieces(gpt2.gpt2, ids, parts, n_pieces, **params, n_head=N_HEAD, last_only=True)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
     for layer, other in zip(parts, whole, strict=True):
         assert layer.length == n_past + shape[-1]
@@ -57,7 +57,7 @@ def test_the_pieces_are_in_the_model_at_the_same_time(params):
         together.wait()  # for three; in turns, it would wait in vain
         return gpt2.gpt2(*args, **options)
 
-    logits = threads.in_pieces(
+    logits = prefill.in_pieces(
         forward, ids_of(20), cached(params, ids_of(0)), 3, **params, n_head=N_HEAD, last_only=True
     )
     assert logits.shape == (1, N_VOCAB)
@@ -71,7 +71,7 @@ class Forward:
 
     def __call__(self, inputs, cache):
         self.lengths.append(inputs.shape[-1])
-        self.n_threads.add(threads.n_threads())
+        self.n_threads.add(prefill.n_threads())
         for layer in cache:
             layer.append(*np.zeros((2, N_HEAD, inputs.shape[-1], 4), dtype=np.float32))
         return cache[0].length
@@ -83,10 +83,10 @@ def empty_cache(n_positions, n_layer=3):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    """As on a machine with two cores, whatever this one has, and whatever the environment says of threads."""
-    monkeypatch.setattr(threads, "n_cores", lambda: 2)
-    with threads.controller().limit(limits=2):
-        if threads.n_threads() != 2:
+    """As on a machine with two cores, whatever this one has, and whatever the environment says of prefill."""
+    monkeypatch.setattr(prefill, "n_cores", lambda: 2)
+    with prefill.controller().limit(limits=2):
+        if prefill.n_threads() != 2:
             pytest.skip("NumPy's products are not OpenBLAS's here")
         yield
 
@@ -94,29 +94,29 @@ def two_cores(monkeypatch):
 @pytest.mark.parametrize(("n", "n_calls"), [(1, 1), (511, 1), (512, 2), (1000, 2)])
 def test_only_what_has_a_full_piece_for_every_core_is_cut(two_cores, n, n_calls):
     forward = Forward()
-    threads.prefill(forward, np.zeros(n, dtype=int), empty_cache(n))
+    prefill.prefill(forward, np.zeros(n, dtype=int), empty_cache(n))
     assert len(forward.lengths) == n_calls
     assert sum(forward.lengths) == n
 
 
 def test_a_later_piece_is_a_little_shorter_because_it_looks_back_at_more(two_cores):
     forward = Forward()
-    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert sorted(forward.lengths) == [464, 536]
 
 
 @pytest.mark.parametrize("n_cores", [1, 4, 64])
 def test_many_cores_and_a_single_one_compute_it_whole(two_cores, monkeypatch, n_cores):
-    monkeypatch.setattr(threads, "n_cores", lambda: n_cores)
+    monkeypatch.setattr(prefill, "n_cores", lambda: n_cores)
     forward = Forward()
-    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
 def test_who_wants_one_thread_gets_one(two_cores):
     forward = Forward()
-    with threads.controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
-        threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    with prefill.controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
+        prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
@@ -126,31 +126,31 @@ def test_what_threadpoolctl_cannot_hold_to_one_core_in_every_thread_is_left_alon
         def info(self):
             return libraries
 
-    monkeypatch.setattr(threads, "controller", Controller)
+    monkeypatch.setattr(prefill, "controller", Controller)
     forward = Forward()
-    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
 def test_a_product_has_one_core_while_there_are_pieces_and_all_of_them_afterwards(two_cores):
     forward = Forward()
-    threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
+    prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.n_threads == {1}
-    assert threads.n_threads() == 2
+    assert prefill.n_threads() == 2
 
 
 def test_without_threadpoolctl_it_is_computed_whole_and_a_person_is_told_what_to_install(two_cores, monkeypatch):
     told = []
-    monkeypatch.setattr(threads, "notice", told.append)
+    monkeypatch.setattr(prefill, "notice", told.append)
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    threads.controller.cache_clear()
+    prefill.controller.cache_clear()
     try:
         for _ in range(2):
             forward = Forward()
-            assert threads.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000)) == 1000
+            assert prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000)) == 1000
             assert forward.lengths == [1000]
     finally:
-        threads.controller.cache_clear()
+        prefill.controller.cache_clear()
     assert len(told) <= 1
     assert all("pip install threadpoolctl" in sentence for sentence in told)
     assert told or "openblas" not in str(np.show_config(mode="dicts"))
@@ -161,19 +161,19 @@ def calls_of(sizes):
     n_threads, items = [], []
 
     def function(item):
-        n_threads.append(threads.n_threads())
+        n_threads.append(prefill.n_threads())
         items.append(item)
 
-    threads.side_by_side(function, range(len(sizes)), sizes)
+    prefill.side_by_side(function, range(len(sizes)), sizes)
     return n_threads, sorted(items)
 
 
 @pytest.mark.parametrize("sizes", [[256, 256], [512] * 9, [500, 500, 400]])
 def test_as_many_prompts_as_cores_are_computed_side_by_side(two_cores, sizes):
     assert calls_of(sizes) == ([1] * len(sizes), [*range(len(sizes))])
-    assert threads.n_threads() == 2
+    assert prefill.n_threads() == 2
     together = threading.Barrier(2, timeout=20)
-    threads.side_by_side(lambda item: together.wait(), range(2), [256, 256])
+    prefill.side_by_side(lambda item: together.wait(), range(2), [256, 256])
 
 
 @pytest.mark.parametrize("sizes", [[], [1000], [255, 256], [900, 300], [512, 50, 50]])
@@ -187,7 +187,7 @@ def test_what_goes_wrong_with_one_of_several_prompts_is_told(two_cores):
             raise MemoryError("no more")
 
     with pytest.raises(MemoryError, match="no more"):
-        threads.side_by_side(function, range(4), [512] * 4)
+        prefill.side_by_side(function, range(4), [512] * 4)
 
 
 def within_seconds(function):
@@ -214,7 +214,7 @@ def test_when_a_piece_fails_its_error_is_told_and_no_piece_waits_for_it(failing)
             raise MemoryError("no more")
         return Forward()(inputs, cache)
 
-    error = within_seconds(lambda: threads.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 3))
+    error = within_seconds(lambda: prefill.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 3))
     assert (type(error), str(error)) == (MemoryError, "no more")
 
 
@@ -238,20 +238,20 @@ def test_ctrl_c_ends_all_pieces_at_their_next_layer():
             n_layers.append(1)
 
     with pytest.raises(KeyboardInterrupt):
-        threads.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 2)
+        prefill.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 2)
     assert (is_over, n_layers) == ([True], [])
 
 
 def test_the_command_and_the_batch_read_long_prompts_in_pieces(params, two_cores, monkeypatch):
-    monkeypatch.setattr(threads, "PIECE", 8)
-    cuts, in_pieces = [], threads.in_pieces
-    monkeypatch.setattr(threads, "in_pieces", lambda *a, **o: (cuts.append(a[3]), in_pieces(*a, **o))[1])
+    monkeypatch.setattr(prefill, "PIECE", 8)
+    cuts, in_pieces = [], prefill.in_pieces
+    monkeypatch.setattr(prefill, "in_pieces", lambda *a, **o: (cuts.append(a[3]), in_pieces(*a, **o))[1])
     prompt = ids_of(24).tolist()
     expected = list(gpt2.generate(prompt, params, N_HEAD, 6))
     assert cuts == []
 
     sample = Sample()
-    forward = partial(threads.prefill, gpt2.gpt2)  # what gpt2.py's main hands over
+    forward = partial(prefill.prefill, gpt2.gpt2)  # what gpt2.py's main hands over
     for _ in gpt2.generate_samples(prompt, params, N_HEAD, 6, [sample], forward=forward):
         pass
     assert (sample.ids, cuts) == (expected, [2])
@@ -264,13 +264,13 @@ def test_the_command_and_the_batch_read_long_prompts_in_pieces(params, two_cores
 
 def test_a_batch_whose_prompts_are_computed_side_by_side_has_the_same_texts(params, two_cores, monkeypatch):
     def texts(piece):
-        monkeypatch.setattr(threads, "PIECE", piece)
+        monkeypatch.setattr(prefill, "PIECE", piece)
         jobs = [Job(ids_of(n).tolist(), [Sample()], 5) for n in (3, 9, 14, 20, 7, 20, 11)]
         for _ in decode_together(jobs, params, N_HEAD, 7):
             pass
         return [job.samples[0].ids for job in jobs]
 
     expected, pools = texts(10_000), []
-    monkeypatch.setattr(threads, "ThreadPoolExecutor", lambda n: (pools.append(n), ThreadPoolExecutor(n))[1])
+    monkeypatch.setattr(prefill, "ThreadPoolExecutor", lambda n: (pools.append(n), ThreadPoolExecutor(n))[1])
     assert texts(30) == expected
     assert pools == [2]
