@@ -12,6 +12,7 @@ from pathlib import Path
 from checkpoints import download, files, hugging_face, nanogpt, openai
 from checkpoints.files import CheckpointError
 from encoder import Encoder
+from engine.products import with_fast_products
 
 __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hparams_and_params"]
 
@@ -41,10 +42,14 @@ class Model:
         return self.hparams["n_head"]
 
 
-def load(model_size, models_dir=MODELS_DIR):
-    """Return a Model; download and convert its files first if necessary. See load_encoder_hparams_and_params."""
+def load(model_size: str, models_dir: str = MODELS_DIR, fast: bool = False) -> Model:
+    """Return a Model; download and convert its files first if necessary. See load_encoder_hparams_and_params.
+
+    fast: wrap the matrices as operands that multiply faster (engine/products.py).
+    """
     folder = find_model(model_size, models_dir)
-    return Model(folder.name, *load_folder(folder, models_dir))
+    encoder, hparams, params = load_folder(folder, models_dir)
+    return Model(folder.name, encoder, hparams, with_fast_products(params) if fast else params)
 
 
 def load_encoder_hparams_and_params(model_size, models_dir):
