@@ -11,7 +11,7 @@ sampling.py. `--toy` replaces the model by nine words with fixed logits (views/t
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,8 +43,8 @@ EXPLORE = Command(
         | score    how likely a text is: each token, perplexity, bits per byte
 
         The prompt, or the text to score, is a quoted text, FILE:notes.txt, or the text of a pipe; if both are given,
-        the piped text comes first. A newline at its end is removed. Without a prompt, a terminal asks for one after
-        another, and --toy continues "every effort moves you".
+        the piped text comes first. The newline that ends a file or a pipe is removed. Without a prompt, a terminal asks
+        for one after another, and --toy continues "every effort moves you".
 
         next, plot and sweep take the sampling options and penalties of gpt2.py. plot and sweep take several values of
         each, as in --temperature 0.3,0.7,1.0, and show every combination; --logit_bias, --banned_ids and --seed are
@@ -74,7 +74,7 @@ VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
 
 
 def check(view: str | None, asked: dict) -> Options:
-    """Return the options of a view. Raise ValueError if they are invalid; no file is read for that."""
+    """Return the options of a view. Raise ValueError if they are invalid, before a model is loaded."""
     check_view(view, asked)
     options = check_each(asked, EXPLORE_FLAGS)
     if options.toy and {"model_size", "models_dir"} & set(options.given):
@@ -199,7 +199,9 @@ def show_sweep(model: Model, ids: list[int], prompt: str, options: Options, seed
     elif options.json:
         write_json({**about, "measures": sweep.MEANING, "cells": cells})
     else:
-        write_lines([*sweep.render(cells, names, screen.width()), f"Seed {seed}, the same for every setting."])
+        lines = sweep.render(cells, names, screen.width())
+        end = screen.wrap(f"Seed {seed}, the same for every setting.", screen.width())
+        write_lines([*lines, *end])
 
 
 def show_score(model: Model, ids: list[int], text: str, options: Options, seed: int) -> None:
@@ -224,7 +226,7 @@ def with_progress_bar(steps: Iterable, n_steps: int) -> Iterable:
     return tqdm(steps, total=n_steps, leave=False, delay=0.5)
 
 
-def write_lines(lines: Iterable[str] | Iterator[str]) -> None:
+def write_lines(lines: Iterable[str]) -> None:
     for line in lines:
         output.write(line + "\n")
 

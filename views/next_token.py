@@ -276,10 +276,14 @@ def table_line(row, cells, share, bar_width, is_chosen):
 def columns_that_fit(record, width):
     """Return the columns of the table, {heading: values}, without some on a narrow screen."""
     columns = dict(columns_of(record))
-    for name in OPTIONAL_COLUMNS:
+    for name in (*OPTIONAL_COLUMNS, temperature_heading(record)):
         if width_of_columns(columns) + MIN_BAR_WIDTH > width:
             columns.pop(name, None)
     return columns
+
+
+def temperature_heading(record):
+    return f"T={record['temperature']:g}"
 
 
 def width_of_columns(columns):
@@ -305,7 +309,7 @@ def columns_of(record):
         yield "becomes", column("penalised_logit", "{:.2f}".format)
     yield "prob", column("probability", screen.decimal)
     if record["is_penalised"] or record["temperature"] != 1:
-        yield f"T={record['temperature']:g}", column("at_temperature", screen.decimal)
+        yield temperature_heading(record), column("at_temperature", screen.decimal)
     yield "sum", column("cumulative", screen.decimal)
     drawn_with = column("drawn_with", screen.decimal)
     is_removed = [row["removed_by"] is not None for row in record["tokens"]]

@@ -68,26 +68,30 @@ def compare(
     """Return the names of the tokens to show, the model's own probabilities of them, and a Series per setting."""
     logits = gpt2.gpt2(ids, **model.params, n_head=model.n_head, last_only=True)[-1]  # [n_vocab]
     shown = tokens_to_show(logits, options.rows or N_ROWS)
+    series = []
+    for setting in grid:
+        # Without a setting, the bars show the model's own distribution and not the greedy choice.
+        sampler = settings.new_sampler(setting) if setting else sampling.make_sampler("temperature")
+        process = settings.new_logits_processor(setting, options, len(ids), model.encoder.end_of_text)
+        processed = process(logits, ids) if process else logits
+        label = settings.label(settings.selected(setting, settings.varying(grid)))
+        series.append(make_series(label or "the model's own", sampler, processed, shown))
     names = [name_of(model.encoder, token) for token in shown]
     own = sampling.softmax_with_temperature(logits)[shown].tolist()
-    series = [make_series(model, ids, logits, shown, setting, grid, options) for setting in grid]
     return names, own, series
 
 
 def tokens_to_show(logits, n):
-    """Return the likeliest `n` ids; a vocabulary that is not larger keeps its order."""
+    """Return the likeliest `n` ids, likeliest first; a vocabulary of at most `n` tokens keeps its order."""
     return np.arange(len(logits)) if len(logits) <= n else ranked(logits)[:n]
 
 
-def make_series(model, ids, logits, shown, setting, grid, options):
-    """Return the Series of one setting of the grid; of no setting, the model's own distribution."""
-    sampler = settings.new_sampler(setting) if setting else sampling.make_sampler("temperature")
-    process = settings.new_logits_processor(setting, options, len(ids), model.encoder.end_of_text)
-    processed = process(logits, ids) if process else logits
-    removed = removed_by(stages(sampler, processed), len(logits))
+def make_series(label, sampler, logits, shown):
+    """Return the Series of a sampler. logits: processed, [n_vocab]. shown: the ids to show."""
+    removed = removed_by(stages(sampler, logits), len(logits))
     return Series(
-        label=settings.label(settings.selected(setting, settings.varying(grid))) or "the model's own",
-        probabilities=drawn_from(sampler, processed)[shown].tolist(),
+        label=label,
+        probabilities=drawn_from(sampler, logits)[shown].tolist(),
         removed_by=[name or None for name in removed[shown]],
         keeps=int(np.count_nonzero(removed == "")) if removed.any() else None,
     )
@@ -264,7 +268,7 @@ def number_of_ranks(record):
 
 def heatmap_legend(records):
     is_any_removed = any(token["removed_by"] for record in records for token in record["tokens"])
-    return "the chosen token is framed" + "; hatched: removed by a filter" * is_any_removed
+    return "the token chosen is framed" + "; hatched: removed by a filter" * is_any_removed
 
 
 def draw_token(axes, column, row, token, is_below):

@@ -28,6 +28,7 @@ from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of
 
 CHUNK = 128  # positions per call of gpt2, so that not all logits of a window are in memory
 N_ROWS = 5  # surprising tokens listed below a coloured text
+OTHER_COLUMNS = 34  # width of the table without the token and the bar
 SHADES = [  # upper limit in bits, ANSI codes, in words
     (1, "", "under 1"),
     (3, "30;48;5;230", "1 to 3"),
@@ -153,7 +154,9 @@ def paint_lines(piece, codes):
     return "\n".join(screen.paint(line, codes) for line in [*(f"{line}⏎" for line in ended), last])
 
 
-def render(scores: list[tuple], ids: list[int], model: Model, text: str, n_rows: int | None, stride: int):
+def render(
+    scores: list[tuple], ids: list[int], model: Model, text: str, n_rows: int | None, stride: int
+) -> Iterator[str]:
     """Yield the lines of the view: the coloured text and its most surprising tokens, the totals, the definition.
 
     Without colours, all tokens are listed instead of the text. n_rows: list the most surprising tokens only.
@@ -174,15 +177,16 @@ def render(scores: list[tuple], ids: list[int], model: Model, text: str, n_rows:
     yield ""
     sums = totals(logprobs, text)
     yield from screen.wrap(summary(sums, scores), width)
-    yield from total_lines(sums)
+    for line in total_lines(sums):
+        yield from screen.wrap(line, width)
     yield ""
     yield from screen.wrap(f"Scored with {model.name} {definition(model, len(ids), stride)}.", width)
 
 
 def table(names, scores, listed, width):
     """Yield a line per token: position, token, log-probability, surprise in bits, rank, a bar of the surprise."""
-    size = min(max(screen.display_width(name) for name in ["token", *names]), MAX_TOKEN_WIDTH)
-    bar_width = min(max(width - size - 34, 8), MAX_BAR_WIDTH)
+    size = min(max(screen.display_width(name) for name in ["token", *names]), MAX_TOKEN_WIDTH, width - OTHER_COLUMNS)
+    bar_width = min(width - size - OTHER_COLUMNS, MAX_BAR_WIDTH)
     largest = max(-logprob for logprob, _ in scores) or 1
     yield screen.paint(f"place  {screen.pad('token', size)}  logprob   bits   rank", "dim")
     for i in listed:

@@ -131,12 +131,12 @@ def highlight(cell: str) -> str:
 
 
 def bar(share: float, n_columns: int) -> str:
-    """Return a bar that fills `share`, 0 to 1, of the columns, in steps of an eighth of a column.
+    """Return a bar that fills `share`, 0 to 1, of the columns, in steps of an eighth; "" for no columns or fewer.
 
-    >>> bar(0.5, 4), bar(0.3, 4), bar(0.001, 4)
-    ('██', '█▎', '')
+    >>> bar(0.5, 4), bar(0.3, 4), bar(0.001, 4), bar(1, -1)
+    ('██', '█▎', '', '')
     """
-    n_eighths = round(share * n_columns * 8)
+    n_eighths = max(0, round(share * n_columns * 8))
     return "█" * (n_eighths // 8) + EIGHTHS[n_eighths % 8].strip()
 
 

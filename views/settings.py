@@ -1,7 +1,7 @@
 """Settings: one or several values of each sampling option, the grid that they span, a completion for each setting."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def label_of_fixed(settings: list[dict]) -> str:
     return label({name: first[name] for name in first if name not in varying(settings)})
 
 
-def selected(setting: dict, names) -> dict:
+def selected(setting: dict, names: Iterable[str]) -> dict:
     return {name: value for name, value in setting.items() if name in names}
 
 
@@ -83,7 +83,7 @@ def random_numbers(seed: int, i: int = 0) -> np.random.Generator:
 
 def new_completion(
     model: Model,
-    setting: Mapping,
+    setting: dict,
     options: Options,
     n_prompt: int,
     rng: np.random.Generator,

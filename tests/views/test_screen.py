@@ -44,6 +44,13 @@ def test_no_line_is_wider_than_the_screen(seen, monkeypatch, args, columns):
         assert max(map(screen.display_width, out.splitlines())) > 80
 
 
+@pytest.mark.parametrize("args", [args for args in VIEWS if args[0] != "sweep"])  # its measures take 55 columns
+def test_no_line_is_wider_than_the_narrowest_screen(seen, monkeypatch, args):
+    monkeypatch.setenv("COLUMNS", "10")
+    out = seen(*args, "--model_size", "tiny")
+    assert max(map(screen.display_width, out.splitlines())) <= screen.MIN_WIDTH
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.text(max_size=60), st.integers(4, 30))
 def test_a_wrapped_text_fits_and_loses_only_spaces(text, n_columns):
