@@ -63,7 +63,7 @@ class Sequence:
         return min(n_ctx, len(self.prefix.ids) + n_left - 1)
 
     def slide(self, n_ctx):
-        """Return the sequence that goes on with a shorter window. Its positions are renumbered, so nothing is cached."""
+        """Return the sequence with a shorter window. Sliding renumbers the positions, so nothing remains cached."""
         ids = slide(self.job.prompt + self.completion.ids, self.job.keep, n_ctx)
         return Sequence(self.job, self.completion, Prefix(ids))
 
