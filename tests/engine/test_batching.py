@@ -185,13 +185,13 @@ def test_a_job_for_no_tokens_is_finished_without_a_step(params):
 
 def test_prompts_without_padding_are_computed_in_their_slot(params, monkeypatch):
     caches = []
-    original = slots.last_logits
+    original = slots.compute_prompts
 
     def recording(prompts, params, n_head, cache):
         caches.append(cache)
         return original(prompts, params, n_head, cache)
 
-    monkeypatch.setattr(slots, "last_logits", recording)
+    monkeypatch.setattr(slots, "compute_prompts", recording)
     growing = slots.Slots(params, N_HEAD, 2)
     job = Job([1, 2, 3], [Completion()], 4)
     growing.admit([slots.Sequence(job, job.completions[0], slots.Prefix(job.prompt))])
