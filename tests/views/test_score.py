@@ -25,6 +25,12 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
+def plain():
+    """The same model with arrays as weights, for gpt2_pico."""
+    return utils.load("tiny", ROOT / "models")
+
+
+@pytest.fixture(scope="module")
 def golden():
     with np.load(ROOT / "tests" / "golden_scores.npz") as file:
         return {name: file[name] for name in file}
@@ -61,9 +67,9 @@ def test_every_token_is_scored_exactly_once_in_a_window_that_fills_the_context(n
     assert all(end - start == stride for start, end, _ in windows[1:-1])
 
 
-def test_the_rank_of_a_token_is_its_position_among_all_tokens(tiny):
+def test_the_rank_of_a_token_is_its_position_among_all_tokens(tiny, plain):
     ids = tiny.encoder.encode(STORY)[:20]
-    logits = gpt2_pico.gpt2([tiny.encoder.start, *ids[:-1]], **tiny.params, n_head=tiny.n_head)
+    logits = gpt2_pico.gpt2([tiny.encoder.start, *ids[:-1]], **plain.params, n_head=plain.n_head)
     expected = [
         int(np.argsort(-x, kind="stable").tolist().index(token)) + 1 for x, token in zip(logits, ids, strict=True)
     ]
@@ -179,9 +185,9 @@ def test_a_text_in_a_vocabulary_without_end_of_text_begins_after_a_newline(tiny)
     assert "after \\n, in one window" in score.definition(letters, 3, 8)
 
 
-def test_the_log_probabilities_are_those_of_a_distribution(tiny):
+def test_the_log_probabilities_are_those_of_a_distribution(tiny, plain):
     start = [tiny.encoder.start]
-    x = sampling.shifted_logits(gpt2_pico.gpt2(start, **tiny.params, n_head=tiny.n_head)[-1])
+    x = sampling.shifted_logits(gpt2_pico.gpt2(start, **plain.params, n_head=plain.n_head)[-1])
     some = [next(score.score([token], tiny))[0] for token in range(0, tiny.n_vocab, 97)]
     expected = (x - np.log(np.exp(x).sum()))[::97]
     np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4)

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 import explore
 import gpt2
 from views.command import EXPLORE
@@ -31,13 +29,16 @@ def records_of(here, *words):
 
 
 def record_passes(monkeypatch):
-    """Return a list that grows by the number of positions of every pass through the model."""
+    """Return a list that grows by the number of positions of every pass through the first block of the model."""
     n_positions = []
-    original = gpt2.transformer
+    first_block = []
+    original = gpt2.transformer_block
 
-    def recording(inputs, *args, **options):
-        n_positions.append(np.size(inputs))
-        return original(inputs, *args, **options)
+    def recording(x, mlp, **options):  # x: [..., n_seq, n_embd]
+        first_block.append(mlp)
+        if mlp is first_block[0]:
+            n_positions.append(x[..., 0].size)
+        return original(x, mlp, **options)
 
-    monkeypatch.setattr(gpt2, "transformer", recording)
+    monkeypatch.setattr(gpt2, "transformer_block", recording)
     return n_positions
