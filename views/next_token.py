@@ -1,4 +1,4 @@
-"""The next token, from the logits to the draw: what the model expects, what each filter removes, what is drawn.
+"""The next token, from the logits to the draw: expected tokens, removed tokens, the drawn token.
 
     logits → penalties and bans → temperature → top_k, top_p, min_p, typical_p → softmax or entmax → one draw
 

@@ -20,7 +20,7 @@ from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of
 
 FORMATS = (".png", ".svg", ".pdf")
 N_ROWS = 10  # tokens in a picture
-MAX_SETTINGS = 8  # in one picture; more could not be told apart
+MAX_SETTINGS = 8  # in one picture; more are hard to distinguish
 SHADES = ("36", "33", "35", "34", "32", "31", "37", "90")  # ANSI codes, for a terminal with colours
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
 # Fonts for the characters that matplotlib's own font lacks. Of each line, the first that is installed is used.
