@@ -1,4 +1,4 @@
-"""The batch command: every row once, none lost, each the text that the single command makes of it."""
+"""Batch runs on this machine: each row gives the text of the single command; whole runs, killed runs, usage errors."""
 
 import json
 import os
@@ -6,71 +6,39 @@ import random
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+from batch_runs import KNOBS, PROMPTS, ROOT, read_records, run_batch, run_without_errors, texts, write_prompts
 
 import gpt2
 from cli import flags
+from engine import slots
 from runner import local
-from runner import prompts as runner_prompts
+from runner.prompts import read_rows
 from runner.records import Records
-
-ROOT = Path(__file__).parent.parent
-PROMPTS = ["Once upon a time", "One day, a cat named Tim", "The sun", "A", "Lily and her mom went to the park. They"]
-KNOBS = ("--temperature", "0.9", "--top_p", "0.9", "--seed", "11")
 
 
 @pytest.fixture
 def run(here):
-    """A run of batch.py with the bundled model, in this process: (exit code, stdout, stderr)."""
-
-    def run(*args, **options):
-        return here(*args, "--model_size", "tiny", main=local.main, table=local.TABLE, **options)
-
-    return run
+    return partial(run_batch, here)
 
 
 @pytest.fixture
-def done(run):
-    """The records on stdout of a run that must succeed in silence."""
-
-    def done(*args, **options):
-        code, out, err = run(*args, **options)
-        assert (code, err) == (0, "")
-        return [json.loads(line) for line in out.splitlines()]
-
-    return done
+def done(here):
+    return partial(run_without_errors, here)
 
 
-def write(path, prompts):
-    """A file of rows, as its name says: texts, or dicts for .jsonl."""
-    if path.suffix == ".jsonl":
-        lines = [json.dumps(row if isinstance(row, dict) else {"prompt": row}) for row in prompts]
-    else:
-        lines = prompts
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
+# ---- the text of a row -----------------------------------------------------------------------------------------
 
 
-def read(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def texts(records):
-    return {(record["row"], record["index"]): record["text"] for record in records}
-
-
-# ---- a row is the text it is alone -----------------------------------------------------------------------------
-
-
-def test_texts_do_not_depend_on_the_batch_size_and_are_those_of_the_single_command(done, here, tmp_path):
+def test_texts_equal_those_of_the_single_command_for_every_batch_size(done, here, tmp_path):
     fields = [
         {"prompt": prompt, "seed": 100 + j, "n_tokens_to_generate": 5 + 9 * j % 31, "num_samples": 1 + j % 3}
         for j, prompt in enumerate(PROMPTS * 2)
     ]
-    file = write(tmp_path / "prompts.jsonl", fields)
+    file = write_prompts(tmp_path / "prompts.jsonl", fields)
     single = {}
     knobs = ("--top_k=5", "--temperature=1")
     for j, row in enumerate(fields):
@@ -83,8 +51,8 @@ def test_texts_do_not_depend_on_the_batch_size_and_are_those_of_the_single_comma
     assert len(set(single.values())) > 15
 
 
-def test_rows_draw_by_the_seed_of_the_run_and_their_number(done, here, tmp_path):
-    file = write(tmp_path / "prompts.txt", ["Once upon a time"] * 4)
+def test_the_seed_of_the_run_and_the_number_of_the_row_determine_its_text(done, here, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", ["Once upon a time"] * 4)
     records = done(file, *KNOBS, "-n", "20")
     assert len({record["text"] for record in records}) == 4
     assert {record["seed"] for record in records} == {11}
@@ -93,8 +61,8 @@ def test_rows_draw_by_the_seed_of_the_run_and_their_number(done, here, tmp_path)
     assert texts(done(file, *KNOBS, "-n", "20", "--batch_size", "1")) == texts(records)
 
 
-def test_a_record_is_that_of_the_single_command_with_the_row(done, here, tmp_path):
-    file = write(tmp_path / "prompts.txt", ["Once upon a time"])
+def test_a_record_equals_that_of_the_single_command_plus_the_row(done, here, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", ["Once upon a time"])
     args = (*KNOBS, "-n", "6", "--logprobs", "2", "--echo", "--stop", '["zzz", "yyy"]')
     (record,) = done(file, *args)
     _, out, _ = here("Once upon a time", *args, "--json", "--model_size", "tiny")
@@ -105,128 +73,33 @@ def test_a_record_is_that_of_the_single_command_with_the_row(done, here, tmp_pat
         assert record[name] == single[name]
     assert [entry["id"] for entry in record["logprobs"]] == [entry["id"] for entry in single["logprobs"]]
     assert record["timings"].keys() == single["timings"].keys()
+    assert 0 < record["timings"]["first_token_seconds"] <= record["timings"]["seconds"]
 
 
-def test_every_flag_of_gpt2_py_that_changes_a_text_is_taken():
-    assert flags.FLAGS.keys() - local.TABLE.keys() == {"json", "stream"}
+def test_batch_py_has_every_flag_of_gpt2_py_but_json_and_stream():
+    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == {"json", "stream"}
 
 
-def test_rows_slide_stop_and_end_as_they_would_alone(done, tmp_path):
-    file = write(tmp_path / "prompts.txt", PROMPTS)
+def test_rows_end_at_a_stop_string_or_at_the_length_and_can_slide(done, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", PROMPTS)
     records = done(file, "-n", "40", "--stop", ".")
     assert {record["finish_reason"] for record in records} <= {"stop", "length"}
     assert not any("." in record["text"] for record in records)
     assert {record["finish_reason"] for record in done(file, "-n", "0")} == {"length"}
-    write(file, ["Once upon a time there was a dog. " * 200, "A", "The"])
+    write_prompts(file, ["Once upon a time there was a dog. " * 200, "A", "The"])
     records = done(file, "-n", "300", "--context", "slide", "--ignore_eos", "--batch_size", "2")
     assert {record["usage"]["completion_tokens"] for record in records} == {300}
 
 
-# ---- prompts in ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "prompts"),
-    [
-        ("a.txt", "One\n\n Two \r\n123\n{x}", ["One", " Two ", "123", "{x}"]),
-        ("a.txt", "\ufeff你好\n", ["你好"]),
-        ("a.jsonl", '{"prompt": "One\\ntwo"}\n\n{"prompt": ""}', ["One\ntwo", ""]),
-        ("a.ndjson", '\ufeff{"prompt": "a\\ud800b"}\n', ["a\ud800b"]),
-        ("a.csv", 'id,prompt\n1,"One, two"\n2,"three\nfour"\n3,\n', ["One, two", "three\nfour", ""]),
-        ("a.CSV", "\ufeffprompt\r\n1984\r\nTrue\r\n", ["1984", "True"]),
-    ],
-)
-def test_prompts_arrive_as_they_were_written(done, tmp_path, name, content, prompts):
-    (tmp_path / name).write_bytes(content.encode())
-    assert [record["prompt"] for record in done(tmp_path / name, "-n", "1")] == prompts
-
-
-@pytest.mark.parametrize(
-    ("args", "piped", "prompts"),
-    [
-        ([], b"One\nTwo\n", ["One", "Two"]),
-        ([], b'{"prompt": "One"}\n', ["One"]),
-        (["--format", "txt"], b'{"prompt": "One"}\n', ['{"prompt": "One"}']),
-        (["--format", "csv"], b"n,prompt\n1,One\n", ["One"]),
-        ([], b"", []),
-    ],
-)
-def test_prompts_come_from_a_pipe_too(done, args, piped, prompts):
-    assert [record["prompt"] for record in done("-", *args, "-n", "1", piped=piped)] == prompts
-
-
-def test_other_fields_come_out_as_they_went_in_under_a_name_of_their_own(done, tmp_path):
-    fields = {"prompt": "One", "id": "a7", "label": [1, None], "index": 5, "text": "mine", "context": "a long one"}
-    (record,) = done(write(tmp_path / "prompts.jsonl", [fields]), "-n", "2")
-    assert (record["id"], record["label"], record["context"]) == ("a7", [1, None], "a long one")
-    assert (record["index"], record["input_index"], record["input_text"]) == (0, 5, "mine")
-    (tmp_path / "prompts.csv").write_text("prompt,id,temperature,stop\nOne,007,0.5,\n", encoding="utf-8")
-    (record,) = done(tmp_path / "prompts.csv", "-n", "2", "--seed", "1")
-    assert record["id"] == "007" and record["settings"]["temperature"] == 0.5 and "stop" not in record["settings"]
-
-
-def test_a_row_s_own_settings_are_for_that_row_alone(done, tmp_path):
-    fields = [
-        {"prompt": "Once", "max_new_tokens": 3},
-        {"prompt": "Once", "n_tokens_to_generate": 4, "temperature": None},
-        {"prompt": "Once", "strategy": "top_k", "top_k": 5},
-        {"prompt": "Once"},
-    ]
-    records = sorted(
-        done(write(tmp_path / "prompts.jsonl", fields), *KNOBS, "-n", "9"), key=lambda record: record["row"]
-    )
-    assert [record["usage"]["completion_tokens"] for record in records] == [3, 4, 9, 9]
-    assert [record["settings"].get("top_k") for record in records] == [None, None, 5, None]
-    assert all(record["settings"]["temperature"] == 0.9 for record in records)
-
-
-# ---- what is wrong ---------------------------------------------------------------------------------------------
-
-BAD = [
-    ("not json", "it is not JSON (Expecting value"),
-    ('{"prompt": NaN}', "it is not JSON (NaN is none of its numbers)"),
-    ("[" * 100_000, "it is not JSON"),
-    ("[1]", "it is not a JSON object"),
-    ('{"text": "x"}', "it has no prompt"),
-    ('{"prompt": 5}', "its prompt is 5; it must be a text"),
-    ('{"prompt": "x", "temperature": "hot"}', "temperature is 'hot'; it must be a number"),
-    ('{"prompt": "x", "strategy": ["top_k"]}', "Unknown sampling strategy: ['top_k']"),
-    ('{"prompt": "x", "strategy": "greedy", "top_k": 5}', "top_k has no effect with strategy greedy"),
-    ('{"prompt": "x", "stop": 5}', "stop is 5; it must be a text"),
-    ('{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias is {'a': 1}"),
-    ('{"prompt": "x", "banned_ids": [99999]}', "there is no token 99999"),
-    ('{"prompt": "x", "seed": -1}', "seed is -1"),
-    ('{"prompt": "x", "num_samples": 1000000000}', "it must be a whole number from 1 to 10000"),
-    ('{"prompt": "x", "min_new_tokens": 9}', "min_new_tokens is 9, but n_tokens_to_generate only 2"),
-    (json.dumps({"prompt": " word" * 600}), "this model reads at most 512"),
-    (json.dumps({"prompt": "x", "banned_ids": list(range(2048))}), "every token is banned"),
-]
-
-
-def test_a_bad_row_gets_a_record_with_its_line_and_the_others_are_done(run, tmp_path):
-    lines = [line for bad, _ in BAD for line in (bad, "", '{"prompt": "Once", "id": 7}')]
-    file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join(lines), encoding="utf-8")
-    code, out, err = run(file, "-n", "2", "--batch_size", "3")
-    records = sorted(map(json.loads, out.splitlines()), key=lambda record: record["row"])
-    assert [record["row"] for record in records] == list(range(2 * len(BAD)))
-    for i, (_, message) in enumerate(BAD):
-        assert message in records[2 * i]["error"]
-        assert records[2 * i]["line"] == 3 * i + 1
-        assert records[2 * i + 1]["usage"]["completion_tokens"] == 2 and records[2 * i + 1]["id"] == 7
+def test_a_row_whose_sampler_fails_gets_one_record_if_its_samples_wait_for_a_slot(run, tmp_path):
+    fields = [{"prompt": "One", "num_samples": 3, "banned_ids": list(range(2048))}, {"prompt": "Two"}]
+    code, out, _ = run(write_prompts(tmp_path / "prompts.jsonl", fields), "-n", "2", "--batch_size", "1")
+    records = [json.loads(line) for line in out.splitlines()]
     assert code == 1
-    assert err.startswith(f"Error: {len(BAD)} of {2 * len(BAD)} rows could not be done") and err.count("\n") == 1
+    assert [(record["row"], "error" in record) for record in records] == [(0, True), (1, False)]
 
 
-def test_bytes_that_are_no_text_and_tables_that_are_none_are_bad_rows_too(run, tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"One\nBl\xf6\xdfe\nTwo\n")
-    (tmp_path / "a.csv").write_bytes(b"prompt,id\nOne,1\nBl\xf6\xdfe,2\nx\nTwo,3,4\nFive,5\n")
-    for name, n_bad, n_rows in (("a.txt", 1, 3), ("a.csv", 3, 5)):
-        code, out, _ = run(tmp_path / name, "-n", "1")
-        records = [json.loads(line) for line in out.splitlines()]
-        assert code == 1
-        assert (sum("error" in record for record in records), len(records)) == (n_bad, n_rows)
-        assert any("it is not UTF-8 text (byte 2 of it)" in record.get("error", "") for record in records)
+# ---- usage errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,13 +107,16 @@ def test_bytes_that_are_no_text_and_tables_that_are_none_are_bad_rows_too(run, t
     [
         ([], "there are no prompts; name a file"),
         (["nowhere.txt"], "cannot read prompts from 'nowhere.txt': No such file"),
-        (["README.md"], "the name of 'README.md' does not say what is in it: add --format"),
-        (["a.txt", "b.txt"], "there can be only one file of prompts: 'a.txt b.txt'"),
+        (["README.md"], "the name of 'README.md' does not tell its format: add --format"),
+        (["a.txt", "b.txt"], "the prompts must be one file: 'a.txt b.txt'"),
         (["{txt}", "--format", "xml"], "format is 'xml'; it must be txt or jsonl or csv"),
-        (["{txt}", "--format", "csv"], "there is no column prompt; the first line names the columns: One"),
+        (
+            ["{txt}", "--format", "csv"],
+            "there is no column prompt; the columns in the first line are: One",
+        ),
         (["{txt}", "--batch_size", "0"], "batch_size is 0; it must be a whole number from 1 upwards"),
         (["{txt}", "--top_p", "9"], "top_p is 9"),
-        (["{txt}", "--stream", "False"], "batch.py has no --stream; --help explains those it has"),
+        (["{txt}", "--stream", "False"], "batch.py has no --stream; --help lists its options"),
         (["{txt}", "--outptu", "x"], "there is no flag --outptu; did you mean --output?"),
         (["{txt}", "--output", "{txt}"], "holds the prompts; name another --output"),
         (["{txt}", "--output", "{dir}"], "cannot write to"),
@@ -249,12 +125,12 @@ def test_bytes_that_are_no_text_and_tables_that_are_none_are_bad_rows_too(run, t
         (["{txt}", "--output", "{notes}"], "line 1 of"),
     ],
 )
-def test_a_mistake_costs_one_sentence_exit_code_2_and_no_model(run, tmp_path, monkeypatch, args, message):
-    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
+def test_a_usage_error_prints_one_line_exits_with_2_and_loads_no_model(run, tmp_path, monkeypatch, args, message):
+    monkeypatch.setattr(local.utils, "load", None)
     other = tmp_path / "other.jsonl"
     other.write_text('{"name": "my data"}\n', encoding="utf-8")
-    notes = write(tmp_path / "notes.txt", ["my notes"])
-    places = {"txt": write(tmp_path / "a.txt", ["One"]), "dir": tmp_path, "other": other, "notes": notes}
+    notes = write_prompts(tmp_path / "notes.txt", ["my notes"])
+    places = {"txt": write_prompts(tmp_path / "a.txt", ["One"]), "dir": tmp_path, "other": other, "notes": notes}
     code, out, err = run(*[arg.format(**places) for arg in args])
     assert message in err
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -262,103 +138,14 @@ def test_a_mistake_costs_one_sentence_exit_code_2_and_no_model(run, tmp_path, mo
     assert notes.read_text(encoding="utf-8") == "my notes\n"
 
 
-# ---- going on --------------------------------------------------------------------------------------------------
+# ---- during a run ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def files(tmp_path):
-    return write(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
-
-
-def test_a_finished_run_is_recognised_without_loading_a_model(run, files, monkeypatch):
-    prompts, out = files
-    assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
-    before = out.read_bytes()
-    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
-    assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
-    assert out.read_bytes() == before
-
-
-@pytest.mark.parametrize("torn", [b"", b'{"row": 4, "index": 0, "pro', b'{"row": 3'])
-@pytest.mark.parametrize("n_samples", [1, 2])
-def test_a_run_goes_on_where_it_was_stopped_with_the_seed_it_had(run, files, torn, n_samples):
-    prompts, out = files
-    args = (prompts, "--output", out, "--temperature", "1", "-n", "8", "--num_samples", n_samples)
-    run(*args)
-    whole = read(out)
-    lines = out.read_bytes().splitlines(keepends=True)
-    for kept in range(n_samples, len(lines)):  # of one row at least: it tells the seed
-        out.write_bytes(b"".join(lines[:kept]) + torn)
-        assert run(*args) == (0, "", "")
-        assert texts(read(out)).keys() == texts(whole).keys() and len(read(out)) == len(whole)
-        assert {record["seed"] for record in read(out)} == {whole[0]["seed"]}
-        assert out.read_bytes().startswith(b"".join(lines[: kept // n_samples * n_samples]))
-
-
-def test_only_bad_rows_are_tried_again(run, tmp_path):
-    prompts = write(tmp_path / "prompts.jsonl", ["One", {"prompt": 5}, "Two", {"prompt": 6}, "Three"])
+def test_the_records_of_a_row_are_written_as_soon_as_it_is_finished(run, tmp_path, monkeypatch):
+    prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
     out = tmp_path / "out.jsonl"
-    args = (prompts, "--output", out, "--temperature", "1", "-n", "4", "--batch_size", "1")
-    assert run(*args)[0] == 1
-    first = texts(record for record in read(out) if "error" not in record)
-    write(prompts, ["One", "Mended", "Two", {"prompt": 6}, "Three"])
-    code, _, err = run(*args)
-    assert (code, err.split(";")[0]) == (1, "Error: 1 of 5 rows could not be done")
-    records = read(out)
-    assert sorted(record["row"] for record in records) == [0, 1, 2, 3, 4]
-    second = texts(record for record in records if "error" not in record)
-    assert {row: second[row] for row in first} == first and (1, 0) in second
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--temperature", "0.5"], "row 0 of {out} was made with temperature 1, now it is 0.5"),
-        (["--top_k", "5"], "with top_k not given, now it is 5"),
-        (["--seed", "4"], "with seed 3, now it is 4"),
-        (["-n", "9"], "with n_tokens_to_generate 4, now it is 9"),
-        (["--num_samples", "2"], "with num_samples not given, now it is 2"),
-        (["--echo"], "with echo not given, now it is true"),
-        (["--logprobs", "1"], "with logprobs not given, now it is 1"),
-        (["--stop", "x"], 'with stop not given, now it is ["x"]'),
-    ],
-)
-def test_settings_that_are_not_those_of_the_run_are_refused_by_name(run, files, monkeypatch, change, message):
-    prompts, out = files
-    args = ["--temperature", "1", "--seed", "3", "-n", "4"]
-    run(prompts, "--output", out, *args)
-    before = out.read_bytes()
-    out.write_bytes(before[: before.index(b"\n") + 1])  # of one row, the others are still to be done
-    monkeypatch.setattr(local.utils, "load_encoder_hparams_and_params", None)
-    kept = [word for i in (0, 2, 4) if args[i] != change[0] for word in args[i : i + 2]]
-    code, _, err = run(prompts, "--output", out, *kept, *change)
-    assert code == 2
-    assert message.format(out=repr(str(out))) in err
-    assert "begin anew with --overwrite" in err
-
-
-def test_another_prompt_in_a_finished_row_is_refused_and_overwrite_begins_anew(run, files):
-    prompts, out = files
-    run(prompts, "--output", out, "-n", "4")
-    write(prompts, ["Another", *PROMPTS[1:]])
-    code, _, err = run(prompts, "--output", out, "-n", "4")
-    assert code == 2 and 'with prompt "Once upon a time", now it is "Another"' in err
-    assert run(prompts, "--output", out, "-n", "3", "--overwrite") == (0, "", "")
-    assert {record["usage"]["completion_tokens"] for record in read(out)} == {3}
-    assert len(read(out)) == len(PROMPTS)
-
-
-def test_two_runs_do_not_write_to_one_file(run, files):
-    prompts, out = files
-    records = Records(out)
-    code, _, err = run(prompts, "--output", out)
-    records.close()
-    assert code == 2 and "another run is writing to" in err
-
-
-def test_a_row_is_there_as_soon_as_it_is_done(run, files, monkeypatch):
-    prompts, out = files
-    seen, original = [], local.Run.follow
+    original = local.Run.follow
+    seen = []
 
     def watching(self, job):
         original(self, job)
@@ -370,39 +157,32 @@ def test_a_row_is_there_as_soon_as_it_is_done(run, files, monkeypatch):
 
 
 def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeypatch):
-    n_read, n_finished = [0], [0]
-    original = runner_prompts.read_rows
+    read = []
+    finished = []
+    write = Records.write
 
-    def reading(file, kind):
-        for row in original(file, kind):
-            n_read[0] += 1
-            assert n_read[0] <= n_finished[0] + 2 + 1  # one may wait outside
+    def reading(file, format):
+        for row in read_rows(file, format):
+            read.append(row)
+            assert len(read) <= len(finished) + 2 + 1  # one may wait outside
             yield row
 
-    write_records = Records.write
+    def writing(self, records):
+        write(self, records)
+        finished.append(records)
+
     monkeypatch.setattr(local, "read_rows", reading)
-    monkeypatch.setattr(
-        Records,
-        "write",
-        lambda self, records: (write_records(self, records), n_finished.__setitem__(0, n_finished[0] + 1)),
-    )
-    run(
-        write(tmp_path / "prompts.txt", ["One"] * 50),
-        "--output",
-        tmp_path / "out.jsonl",
-        "-n",
-        "2",
-        "--batch_size",
-        "2",
-    )
-    assert n_read == n_finished == [50]
+    monkeypatch.setattr(Records, "write", writing)
+    prompts = write_prompts(tmp_path / "prompts.txt", ["One"] * 50)
+    run(prompts, "--output", tmp_path / "out.jsonl", "-n", "2", "--batch_size", "2")
+    assert len(read) == len(finished) == 50
 
 
-# ---- ends that are none ----------------------------------------------------------------------------------------
+# ---- runs that are killed or interrupted -----------------------------------------------------------------------
 
 
 def start(*args, **options):
-    """batch.py with the bundled model, in a process of its own."""
+    """Start batch.py with the bundled model in its own process."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("PICOGPT", "PYTHON"))}
     command = [sys.executable, "-W", "error", "batch.py", *map(str, args), "--model_size", "tiny"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
@@ -410,7 +190,7 @@ def start(*args, **options):
 
 
 def finish(*args):
-    """The same to its end, which must be a good one."""
+    """Run batch.py to its end, which must be a success."""
     with start(*args) as process:
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, b"")
@@ -423,15 +203,19 @@ def long_run(tmp_path):
         {"prompt": PROMPTS[j % 5], "id": j, "n_tokens_to_generate": int(rng.integers(1, 60)), "num_samples": 1 + j % 2}
         for j in range(60)
     ]
-    return write(tmp_path / "prompts.jsonl", fields)
+    return write_prompts(tmp_path / "prompts.jsonl", fields)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_killed_at_any_moment_it_loses_no_finished_row_and_does_none_twice(long_run, tmp_path):
-    args = ("--batch_size", "4")  # greedy: which rows share a step depends on the moment, and so does rounding
-    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+def test_a_run_killed_at_any_moment_loses_no_finished_row_and_writes_none_twice(long_run, tmp_path):
+    args = ("--batch_size", "4")  # greedy, because rounding depends on which rows share a step
+    whole = tmp_path / "whole.jsonl"
+    out = tmp_path / "out.jsonl"
     finish(long_run, "--output", whole, *args)
-    moments, killed, finished_before = random.Random(5), 0, set()
+    expected = read_records(whole)
+    moments = random.Random(5)
+    killed = 0
+    finished_before = set()
     while killed < 25:
         process = start(long_run, "--output", out, *args)
         try:
@@ -444,23 +228,25 @@ def test_killed_at_any_moment_it_loses_no_finished_row_and_does_none_twice(long_
         finished = {line for line in lines if line.endswith(b"\n")}
         assert finished_before <= finished | set(lines[-1:])
         finished_before = {line for line in finished if b'"index": 0' in line and b'"num_samples": 2' not in line}
-        if process.returncode == 0:  # it was all done: begin again
-            assert len(read(out)) == len(read(whole)) and texts(read(out)) == texts(read(whole))
+        if process.returncode == 0:  # all rows are finished: start again
+            records = read_records(out)
+            assert len(records) == len(expected) and texts(records) == texts(expected)
             out.unlink()
             finished_before = set()
     finish(long_run, "--output", out, *args)
-    assert len(read(out)) == len(read(whole)) == 90
-    assert texts(read(out)) == texts(read(whole))
+    assert len(read_records(out)) == len(expected) == 90
+    assert texts(read_records(out)) == texts(expected)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("n_bytes", [1, 700, 1200, 3000])
-def test_killed_in_the_middle_of_a_write_it_goes_on_from_the_row_before(long_run, tmp_path, run, n_bytes):
+def test_a_run_killed_during_a_write_continues_after_the_row_before(long_run, tmp_path, run, n_bytes):
     out = tmp_path / "out.jsonl"
     code = (
         "import os, signal, sys\n"
         "from cli.command import run\n"
-        "from runner.local import TABLE, main\n"
+        "from batch import main\n"
+        "from runner.local import BATCH\n"
         "from runner.records import Records\n"
         f"left = {n_bytes}\n"
         "class Dying:\n"
@@ -476,18 +262,18 @@ def test_killed_in_the_middle_of_a_write_it_goes_on_from_the_row_before(long_run
         "    original(self, overwrite)\n"
         "    self.file = Dying(self.file)\n"
         "Records.open = open\n"
-        "run(main, TABLE)\n"
+        "run(main, BATCH)\n"
     )
     args = [str(long_run), "--output", str(out), *KNOBS, "--model_size", "tiny"]
     dying = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, timeout=120)
     assert dying.returncode == -signal.SIGKILL, dying.stderr
     assert out.stat().st_size == n_bytes
     assert run(*args[:-2]) == (0, "", "")
-    records = read(out)
+    records = read_records(out)
     assert len(records) == len(texts(records)) == 90
 
 
-def test_an_interrupt_is_exit_code_130_says_how_to_go_on_and_keeps_what_is_done(long_run, tmp_path):
+def test_ctrl_c_exits_with_130_says_how_to_continue_and_keeps_finished_rows(long_run, tmp_path):
     out = tmp_path / "out.jsonl"
     process = start(long_run, "--output", out, *KNOBS, "--context", "slide", "--batch_size", "2")
     while process.poll() is None and not (out.exists() and out.stat().st_size):
@@ -495,60 +281,13 @@ def test_an_interrupt_is_exit_code_130_says_how_to_go_on_and_keeps_what_is_done(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.decode() == "\nInterrupted. What is finished is kept; the same command goes on from there.\n"
-    assert 0 < len(read(out)) < 90
+    assert err.decode() == "\nInterrupted. Finished rows are kept; the same command continues with the others.\n"
+    assert 0 < len(read_records(out)) < 90
     finish(long_run, "--output", out, *KNOBS, "--context", "slide", "--batch_size", "9")
-    assert len(read(out)) == len(texts(read(out))) == 90
+    assert len(read_records(out)) == len(texts(read_records(out))) == 90
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
-def test_a_full_disk_is_told_with_the_way_to_go_on(run, files):
-    prompts, _ = files
-    code, _, err = run(prompts, "--output", "/dev/full", "-n", "2")
-    assert code == 1
-    assert err == (
-        "Error: cannot write to '/dev/full': No space left on device; make room and run the same command again, "
-        "which goes on where this one stopped\n"
-    )
-
-
-def test_a_disk_that_fills_up_in_the_middle_leaves_whole_rows(run, files, monkeypatch):
-    prompts, out = files
-    assert run(prompts, "--output", out, "-n", "9", "--batch_size", "1")[0] == 0
-    whole = read(out)
-    out.unlink()
-    original = Records.open
-
-    class Full:
-        """A file on a disk with room for 1,000 bytes."""
-
-        def __init__(self, file):
-            self.file, self.room = file, 1000
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, data):
-            if self.room <= 0:
-                raise OSError(28, "No space left on device")
-            written = self.file.write(data[: self.room])
-            self.room -= written
-            return written
-
-    def opening(self, overwrite):
-        original(self, overwrite)
-        self.file = Full(self.file)
-
-    monkeypatch.setattr(Records, "open", opening)
-    code, _, err = run(prompts, "--output", out, "-n", "9", "--batch_size", "1")
-    assert code == 1 and "No space left on device" in err
-    assert 0 < len(read(out)) < len(whole)
-    monkeypatch.setattr(Records, "open", original)
-    assert run(prompts, "--output", out, "-n", "9") == (0, "", "")
-    assert texts(read(out)) == texts(whole)
-
-
-def test_a_closed_pipe_is_quiet(long_run):
+def test_a_closed_pipe_ends_the_run_without_a_message(long_run):
     done = subprocess.run(
         ["sh", "-c", '"$@" | head -c 5', "sh", sys.executable, "batch.py", str(long_run), "--model_size", "tiny"],
         cwd=ROOT,
@@ -559,35 +298,41 @@ def test_a_closed_pipe_is_quiet(long_run):
     assert (len(done.stdout), done.stderr) == (5, b"")
 
 
-# ---- the house -------------------------------------------------------------------------------------------------
+# ---- help, memory, imports -------------------------------------------------------------------------------------
 
 
-def test_help_names_every_flag_and_fits_a_terminal(run):
+def test_help_names_every_flag_and_every_setting_of_a_row_in_79_columns(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert [name for name in local.TABLE if f"--{name}" not in out] == []
-    assert max(map(len, out.splitlines())) <= 84
+    assert [name for name in local.BATCH.flags if f"--{name}" not in out] == []
+    about = out.split("--output FILE  ")[0]
+    assert [name for name in flags.ROW_FLAGS if name not in about] == []
+    assert max(map(len, out.splitlines())) <= 79
 
 
-def test_the_batch_size_is_what_memory_allows_from_one_to_sixty_four(monkeypatch):
+def test_the_default_batch_size_is_what_half_of_the_free_memory_holds_from_1_to_64(monkeypatch):
     hparams = {"n_layer": 12, "n_embd": 768, "n_ctx": 1024}  # 75.5 MB a slot
     for free, size in [(0, 1), (400e6, 2), (4e9, 26), (1e12, 64)]:
         monkeypatch.setattr(local, "free_memory", lambda free=free: int(free))
         assert local.default_batch_size(hparams) == (size, 75_497_472)
 
 
-def test_free_memory_is_some_and_no_more_than_there_is():
+def test_free_memory_is_plausible():
     assert 2**20 < local.free_memory() < 2**50
 
 
-def test_the_rest_of_the_program_does_not_need_it():
-    for name in ("gpt2", "cli", "writer", "utils", "flags"):
-        code = f"import sys, {name}; print('batch' in sys.modules, 'slots' in sys.modules, 'rows' in sys.modules)"
+def test_no_other_module_imports_the_runner():
+    for name in ("gpt2", "cli.command", "cli.complete", "cli.output", "cli.flags", "utils", "engine.batching"):
+        code = f"import sys, {name}; print('batch' in sys.modules, 'runner' in sys.modules)"
         found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert found.stdout.split() == ["False"] * 3
+        assert found.stdout.split() == ["False"] * 2
 
 
-def test_the_engine_computes_with_the_model_s_own_functions():
-    import slots
+def test_importing_gpt2_does_not_import_the_engine():
+    code = "import sys, gpt2; print('engine' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
+
+def test_the_engine_computes_with_the_functions_of_gpt2_py():
     assert slots.gpt2 is gpt2.gpt2 and slots.transformer is gpt2.transformer
