@@ -1,6 +1,6 @@
-"""GPT-2 in NumPy with nothing extra: no cache, one head after another, all computed anew for every token.
+"""GPT-2 in NumPy, minimal: a loop over the heads, no cache, the whole text computed again for every token.
 
-Slow, short, and the judge of gpt2.py: the tests compare the two.
+It is slow and short, and it is the reference that gpt2.py is tested against.
 """
 
 from math import erf
@@ -25,7 +25,8 @@ def softmax(x):
 
 
 def layer_norm(x, g, b, eps=1e-5):
-    mean, variance = np.mean(x, axis=-1, keepdims=True), np.var(x, axis=-1, keepdims=True)
+    mean = np.mean(x, axis=-1, keepdims=True)
+    variance = np.var(x, axis=-1, keepdims=True)
     return g * (x - mean) / np.sqrt(variance + eps) + b
 
 
@@ -37,14 +38,14 @@ def ffn(x, c_fc, c_proj, activation="gelu"):  # [n_seq, n_embd] -> [n_seq, 4 * n
     return linear(ACTIVATIONS[activation](linear(x, **c_fc)), **c_proj)
 
 
-def attention(q, k, v, mask):  # 3 of [n_seq, d_head], [n_seq, n_seq] -> [n_seq, d_head]
+def attention(q, k, v, mask):  # 3 x [n_seq, d_head], [n_seq, n_seq] -> [n_seq, d_head]
     return softmax(q @ k.T / q.shape[-1] ** 0.5 + mask) @ v
 
 
 def mha(x, c_attn, c_proj, n_head):  # [n_seq, n_embd] -> [n_seq, n_embd]
     q, k, v = (np.split(part, n_head, axis=-1) for part in np.split(linear(x, **c_attn), 3, axis=-1))
-    mask = (1 - np.tri(len(x), dtype=np.float32)) * -1e10  # a position sees itself and the past: [n_seq, n_seq]
-    heads = [attention(q[i], k[i], v[i], mask) for i in range(n_head)]  # n_head of [n_seq, d_head]
+    mask = (1 - np.tri(len(x), dtype=np.float32)) * -1e10  # [n_seq, n_seq]: 0 for this and past positions
+    heads = [attention(q[i], k[i], v[i], mask) for i in range(n_head)]  # n_head x [n_seq, d_head]
     return linear(np.hstack(heads), **c_proj)
 
 
@@ -61,7 +62,7 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head):  # [n_seq] -> [n_seq, n_vocab]
 
 
 def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, stop_ids=()):
-    ids = list(inputs) or [len(params["wte"]) - 1]  # nothing to continue: begin at <|endoftext|>, the last id
+    ids = list(inputs) or [len(params["wte"]) - 1]  # an empty prompt starts from <|endoftext|>, the last id
     for _ in range(min(n_tokens_to_generate, len(params["wpe"]) - len(ids) + 1)):
         next_id = sampler(gpt2(ids, **params, n_head=n_head)[-1], rng)
         if next_id in stop_ids:
@@ -70,17 +71,15 @@ def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, st
         ids.append(next_id)
 
 
-def main(prompt=None, *words, **flags):
-    """Continue a text with GPT-2 in its plainest form, slowly: one sample, no penalties, no sliding context.
+def main(prompt=None, *words, **options):
+    """Continue a text. `python gpt2_pico.py --help` lists the options."""
+    from cli.complete import complete_with_reference
 
-    All other flags are those of python gpt2.py --help.
-    """
-    from cli import complete
-
-    complete.complete_plainly(generate, prompt, words, **flags)
+    complete_with_reference(generate, prompt, words, options)
 
 
 if __name__ == "__main__":
     from cli.command import run
+    from cli.help import PICO
 
-    run(main)
+    run(main, PICO)

@@ -1,10 +1,10 @@
-"""From logits to one token id: every strategy, what they share, and what they do at the edges.
+"""From logits to one token id: the strategies, their shared parts, and their edge cases.
 
-Three contracts, and the model knows nothing of them:
+Three contracts. None of them knows the model:
 
-    processor  (logits, ids) -> logits    history: penalties for what was said, bans, biases
-    filter     (logits, knob) -> kept     truncation: the positions that stay in the race, ascending
-    sampler    (logits, rng) -> id        the choice: logits [n_vocab], a numpy Generator, back comes a Python int
+    logits processor   (logits, ids) -> logits    depends on the history: penalties, bans, biases
+    filter             (logits, knob) -> kept     truncation: the positions that remain, ascending
+    sampler            (logits, rng) -> id        the choice: logits [n_vocab], a numpy Generator -> a Python int
 
     >>> import numpy as np
     >>> logits = np.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])  # "every effort moves you" ...
@@ -16,111 +16,76 @@ Three contracts, and the model knows nothing of them:
     >>> [words[sampler(logits, rng)] for _ in range(5)]
     ['toward', 'forward', 'toward', 'toward', 'forward']
 
-What is asked for together happens in this order, whatever the order it was asked for in:
+The steps run in this order, independent of the order of the options:
 
     biases and bans -> penalties -> temperature -> top_k -> top_p -> min_p -> typical_p -> softmax or entmax -> one draw
 
-Each filter sees the distribution that the one before it left. The rules at the edges:
+Each filter sees the distribution that the previous one left. The edge cases:
 
-- The nucleus of top_p keeps the token that crosses p, and stops exactly at p. top_k keeps exactly k.
-- Equal logits rank lowest id first, everywhere. So temperature 0, top_k 1 and top_p 0 are greedy, always.
-- Every filter keeps at least one token. A draw takes exactly one uniform number, and never gives a token of
-  probability zero. NaN is never sampled: it is an error, as is a vocabulary with every token banned.
-- Probabilities are float64: 50,257 float32 terms do not add up to one.
+- The nucleus of top_p includes the token that crosses p and stops exactly at p. top_k keeps exactly k.
+- Equal logits rank the lowest id first. Therefore temperature 0, top_k 1 and top_p 0 are always greedy.
+- Every filter keeps at least one token. A draw uses exactly one uniform number and never returns a token of
+  probability zero. NaN is an error, and so is a vocabulary with every token banned.
+- Probabilities are float64: in float32, 50,257 terms do not sum to one.
 
-Where others do otherwise is in a table in README.md. The words and logits of the examples are from Sebastian Raschka,
-"Build a Large Language Model (From Scratch)", chapter 5.
+docs/sampling.md compares these rules with those of other programs. The words and logits of the examples are from
+Sebastian Raschka, "Build a Large Language Model (From Scratch)", chapter 5.
 """
 
 import difflib
 import functools
 import math
 import numbers
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-GREEDY_BELOW = 1e-5  # a temperature below this is greedy, as in vLLM: dividing by it leaves one token anyway
+GREEDY_BELOW = 1e-5  # a lower temperature is greedy, as in vLLM: dividing by it leaves one token anyway
 
-# What each strategy uses, with the value of a knob that is not given. Temperature and the filters go with any of them
-# but greedy; the knobs of entmax and mirostat are theirs alone.
-STRATEGIES = {
-    "greedy": {},
-    "temperature": {"temperature": 1.0},
-    "top_k": {"top_k": 50},
-    "top_p": {"top_p": 0.9},
-    "temperature_top_k": {"temperature": 1.0, "top_k": 50},
-    "temperature_top_p": {"temperature": 1.0, "top_p": 0.9},
-    "min_p": {"min_p": 0.05},
-    "typical": {"typical_p": 0.95},
-    "entmax": {"entmax_alpha": 1.3},
-    "mirostat": {"mirostat_tau": 5.0, "mirostat_eta": 0.1},
-}
-OWNERS = {"entmax_alpha": "entmax", "mirostat_tau": "mirostat", "mirostat_eta": "mirostat"}
-
-# Starting points by purpose, after a widely read guide to temperature and top_p; what is given beside one overrides it.
-PRESETS = {
-    "code_generation": {"temperature": 0.2, "top_p": 0.1},
-    "creative_writing": {"temperature": 0.7, "top_p": 0.8},
-    "chatbot": {"temperature": 0.5, "top_p": 0.5},
-    "code_comments": {"temperature": 0.3, "top_p": 0.2},
-    "data_analysis": {"temperature": 0.2, "top_p": 0.1},
-    "exploratory_code": {"temperature": 0.6, "top_p": 0.7},
-}
-
-# The knobs: type, test and the rule in words. NaN fails every comparison, and so every test.
-KNOBS = {
-    "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards, such as 0.8"),
-    "top_k": (numbers.Integral, lambda k: k >= 0, "a whole number, such as 50, or 0 for all tokens"),
-    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as 0.9"),
-    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as 0.05"),
-    "typical_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as 0.95"),
-    "entmax_alpha": (numbers.Real, lambda a: 1 <= a <= 2, "a number from 1 (softmax) to 2 (sparsemax), such as 1.3"),
-    "mirostat_tau": (numbers.Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards, such as 5"),
-    "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as 0.1"),
-}
-PENALTIES = {
-    "repetition_penalty": (numbers.Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
-    "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "frequency_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 3; 0 is none"),
-    "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 20; 0 is none"),
-}
+# ---- the distribution --------------------------------------------------------------------------------------------
 
 
-# ---- the distribution ------------------------------------------------------------------------------------------
+def softmax_with_temperature(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return the probabilities exp(x / T) / sum(exp(x / T)), float64 [n_vocab], of logits [n_vocab].
 
-
-def softmax_with_temperature(logits, temperature=1.0):
-    """Probabilities exp(x / T) / sum(exp(x / T)): float64 [n_vocab] from logits [n_vocab].
-
-    T below 1 sharpens, above 1 flattens; below 1e-5 all is on the greedy token.
-    Raises ValueError if a logit is NaN or +inf, if all are -inf, or if there is no such temperature.
+    T below 1 sharpens, T above 1 flattens; below 1e-5 the greedy token has probability 1.
+    Raises ValueError if a logit is NaN or +inf, if all are -inf, or if the temperature is invalid.
 
     >>> softmax_with_temperature(np.array([1.0, 2.0, 3.0, 4.0]), 0.5).round(6).tolist()
     [0.002144, 0.015842, 0.117059, 0.864955]
     """
     if check_knob("temperature", temperature, KNOBS) < GREEDY_BELOW:
         return np.eye(1, len(logits), greedy(logits))[0]
-    return softmax(scale(logits, temperature))
+    return softmax(shifted_logits(logits, temperature))
 
 
-def scale(logits, temperature=1.0):
-    """(x - max x) / T in float64. The maximum goes first, or a small T would overflow; softmax does not miss it."""
-    scaled = np.subtract(logits, check_finite(np.max(logits)), dtype=np.float64)
+def shifted_logits(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return (x - max x) / T in float64. Softmax ignores the shift; without it, a small T would overflow."""
+    shifted = np.subtract(logits, check_finite(np.max(logits)), dtype=np.float64)
     if temperature != 1:
-        scaled /= min(float(temperature), 1e100)  # hotter is no flatter, but would make small differences ties
-    return scaled
+        shifted /= min(float(temperature), 1e100)  # above, small differences would become ties
+    return shifted
 
 
-def softmax(scaled):
-    """Probabilities, float64, from what `scale` gives."""
-    probs = np.exp(scaled)
+def softmax(shifted: np.ndarray) -> np.ndarray:
+    """Return the probabilities, float64, of shifted logits."""
+    probs = np.exp(shifted)
     probs /= probs.sum()
     return probs
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return ln softmax(logits), float64 [n_vocab].
+
+    >>> log_softmax(np.log([0.5, 0.25, 0.25])).round(4).tolist()
+    [-0.6931, -1.3863, -1.3863]
+    """
+    shifted = shifted_logits(logits)
+    return shifted - math.log(np.exp(shifted).sum())
+
+
 def check_finite(largest):
-    """The largest logit, unless it is no number: then there is nothing to choose between, and ValueError."""
+    """Return the largest logit as a float. Raise ValueError if it is not finite."""
     if math.isfinite(largest):
         return float(largest)
     if largest == -math.inf:
@@ -130,23 +95,23 @@ def check_finite(largest):
     )
 
 
-def entmax(logits, alpha=1.3):
-    """Probabilities that are exactly zero for all but the likelier tokens: float64 [n_vocab].
+def entmax(logits: np.ndarray, alpha: float = 1.3) -> np.ndarray:
+    """Return probabilities that are exactly zero for unlikely tokens, float64 [n_vocab].
 
-    p_i = max(0, (alpha - 1) x_i - tau) ^ (1 / (alpha - 1)), with the tau that makes them add up to one. The closer
-    alpha, 1 to 2, is to 2, the fewer survive: 1 is softmax, 2 is sparsemax. Only logits within 1 / (alpha - 1) of the
-    largest can. Source: Peters et al. 2019, "Sparse Sequence-to-Sequence Models"; alpha 1.3 is GPT-Neo's default.
+    p_i = max(0, (alpha - 1) x_i - tau) ^ (1 / (alpha - 1)), with tau such that they sum to one. alpha is between 1
+    (softmax) and 2 (sparsemax); a larger alpha leaves fewer tokens, and only logits within 1 / (alpha - 1) of the
+    largest remain. Source: Peters et al. 2019, "Sparse Sequence-to-Sequence Models"; alpha 1.3 is GPT-Neo's default.
 
     >>> entmax(np.array([2.0, 1.0, 0.1, 0.0]), 1.5).round(6).tolist()
     [0.830719, 0.169281, 0.0, 0.0]
     """
-    x = scale(logits)
-    if check_knob("entmax_alpha", alpha, KNOBS) - 1 < 1e-6:  # the limit, which the power below cannot reach
+    x = shifted_logits(logits)
+    if check_knob("entmax_alpha", alpha, KNOBS) - 1 < 1e-6:  # the limit; the power below would overflow
         return softmax(x)
     x *= alpha - 1
     power = 1 / (alpha - 1)
-    # The norm (sum z ^ power) ^ (1 / power) of z = max(0, x - tau) must be one. It is convex in tau and nearly a
-    # straight line, so Newton's method, from the left end, where it is one or more, arrives in a few steps.
+    # Find tau such that z = max(0, x - tau) has the norm (sum z ^ power) ^ (1 / power) = 1. The norm is convex in tau
+    # and nearly linear, so Newton's method converges in a few steps from the left end, where the norm is at least 1.
     tau = -1.0
     for _ in range(50):
         z = x[x > tau] - tau
@@ -161,11 +126,11 @@ def entmax(logits, alpha=1.3):
     return probs
 
 
-# ---- filters: logits and a knob -> the positions that are kept, ascending --------------------------------------
+# ---- filters: logits and a knob -> the positions that remain, ascending ------------------------------------------
 
 
-def keep_top_k(logits, k):
-    """Exactly the `k` largest; all if k is 0, or n_vocab or more.
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Keep exactly the `k` largest logits; all if k is 0 or at least n_vocab.
 
     Source: Fan et al. 2018, "Hierarchical Neural Story Generation".
 
@@ -177,41 +142,40 @@ def keep_top_k(logits, k):
     return keep_best(logits, k, np.partition(logits, -k)[-k])
 
 
-def keep_top_p(logits, p):
-    """The nucleus: the fewest, likeliest first, whose probabilities add up to `p` or more; all if p is 1.
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Keep the nucleus: the fewest tokens, likeliest first, whose probabilities sum to `p` or more; all if p is 1.
 
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". The token that crosses p belongs
-    to it. (GPT-2's own code and several tutorials drop that token.)
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". The nucleus includes the
+    token that crosses p. (OpenAI's GPT-2 code and several tutorials drop that token.)
 
     >>> keep_top_p(np.log([0.125, 0.5, 0.25, 0.125]), 0.75).tolist()
     [1, 2]
     """
     if p >= 1:
         return all_ids(len(logits))
-    x = scale(logits)
+    x = shifted_logits(logits)
     total = np.exp(x).sum()
-    # When the nucleus is complete, less than 1 - p is left for the others. So no token outside the first that has less
-    # than an even part of 1 - p is in it, and setting those aside before the sort changes nothing and saves most
-    # of the work. Half of that part leaves a margin for rounding.
+    # The tokens outside the nucleus have less than 1 - p together. A token with less than an equal share of 1 - p is
+    # therefore outside; removing such tokens before the sort saves most of its time. Half a share allows for rounding.
     ranked = x[x >= math.log(total * 0.5 * (1 - p) / len(x))]
-    ranked[::-1].sort()  # the values alone, descending: several times faster than an argsort; the ids come last
+    ranked[::-1].sort()  # descending; sorting values is several times faster than argsort
     sums = np.exp(ranked)
     sums /= total
     np.cumsum(sums, out=sums)
-    n_kept = min(np.searchsorted(sums, p) + 1, len(ranked))  # the sums below p, and the one that crosses
+    n_kept = min(np.searchsorted(sums, p) + 1, len(ranked))  # the sums below p, and the crossing one
     return keep_best(x, n_kept, ranked[n_kept - 1])
 
 
 def keep_best(logits, n, nth):
-    """The `n` largest, given the n-th of them; of those equal to it, the lowest ids."""
+    """Keep the `n` largest logits. nth: the n-th largest; of the logits equal to it, the lowest ids remain."""
     keep = logits > nth
     tied = np.flatnonzero(logits == nth)
     keep[tied[: n - np.count_nonzero(keep)]] = True
     return np.flatnonzero(keep)
 
 
-def keep_min_p(logits, p):
-    """Those at least `p` times as likely as the likeliest; all if p is 0.
+def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Keep the tokens at least `p` times as likely as the likeliest; all if p is 0.
 
     Source: Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs".
 
@@ -223,44 +187,45 @@ def keep_min_p(logits, p):
     return np.flatnonzero(logits >= np.max(logits) + math.log(p))
 
 
-def keep_typical(logits, mass):
-    """The fewest whose surprise, -ln p, is nearest to the entropy, with probabilities that add up to `mass`; all if 1.
+def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
+    """Keep the fewest tokens with the surprise -ln p nearest to the entropy and a total probability `mass`; all if 1.
 
-    Source: Meister et al. 2023, "Locally Typical Sampling". The likeliest token may be left out: it can be
-    surprisingly unsurprising.
+    Source: Meister et al. 2023, "Locally Typical Sampling". The likeliest token may be removed: its
+    surprise can be far below the entropy.
 
     >>> keep_typical(np.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]), 0.3).tolist()
     [7]
     """
     if mass >= 1:
         return all_ids(len(logits))
-    x = np.maximum(scale(logits), -1e300)  # banned tokens are at -inf, which times 0 is NaN
+    x = np.maximum(shifted_logits(logits), -1e300)  # banned tokens: -inf * 0 would be NaN
     probs = np.exp(x)
     total = probs.sum()
     probs /= total
     mean = probs @ x
     entropy = math.log(total) - mean
     distance = np.abs(np.subtract(x, mean, out=x), out=x)  # of -ln p from the entropy: log(total) cancels
-    # A sort of the whole vocabulary would be slow. So the tokens go into buckets by distance, and only the bucket in
-    # which the mass is reached is sorted: the nearer ones are kept, the further ones are not, whatever their order.
+    # Sorting the vocabulary would be slow. Tokens go into buckets by distance, and only the bucket that reaches the
+    # mass is sorted: all nearer buckets are kept, all further ones are removed.
     bucket = np.minimum(distance * (1000 / (2 * entropy + 10)), 1000).astype(np.intp)
     sums = np.cumsum(np.bincount(bucket, weights=probs))
     crossing = min(np.searchsorted(sums, max(mass, 1e-300)), len(sums) - 1)
-    keep, last = bucket < crossing, np.flatnonzero(bucket == crossing)
+    keep = bucket < crossing
+    last = np.flatnonzero(bucket == crossing)
     missing = mass - (sums[crossing - 1] if crossing else 0.0)
     keep[last[nearest(distance[last], probs[last], missing)]] = True
     return np.flatnonzero(keep)
 
 
 def nearest(distance, probs, mass):
-    """The fewest of the least distance that have probability `mass`; of equal distances, the lowest ids first."""
+    """Return the fewest positions, nearest first, with total probability `mass`; equal distances: lowest ids first."""
     order = np.argsort(distance, kind="stable")
     return order[: np.searchsorted(np.cumsum(probs[order]), mass) + 1]
 
 
 @functools.lru_cache(maxsize=4)
 def all_ids(n_vocab):
-    """0, 1, 2, ..., made once and read-only."""
+    """Return 0, 1, 2, ..., cached and therefore read-only."""
     ids = np.arange(n_vocab)
     ids.flags.writeable = False
     return ids
@@ -269,46 +234,48 @@ def all_ids(n_vocab):
 FILTERS = {"top_k": keep_top_k, "top_p": keep_top_p, "min_p": keep_min_p, "typical_p": keep_typical}  # in this order
 
 
-def candidates(logits, temperature=1.0, **knobs):
-    """What the temperature and the filters leave: ids, ascending, and their logits as of `scale`; [n_kept] each."""
+def filtered(logits, temperature=1.0, **knobs):
+    """Apply temperature and filters; return the remaining ids, ascending, and their shifted logits, both [n_kept]."""
     if temperature < GREEDY_BELOW:
         return np.array([greedy(logits)]), np.zeros(1)
-    ids, x = all_ids(len(logits)), scale(logits, temperature)
+    ids = all_ids(len(logits))
+    x = shifted_logits(logits, temperature)
     for name, keep in FILTERS.items():
         if knobs.get(name) is not None:
             kept = keep(x, knobs[name])
-            ids, x = ids[kept], x[kept]
-            x -= x.max()  # typical_p may have left out the likeliest
+            ids = ids[kept]
+            x = x[kept]
+            x -= x.max()  # typical_p may have removed the largest
     return ids, x
 
 
-def distribution(logits, *, entmax_alpha=1.0, **knobs):
-    """The probabilities that a token is drawn with: float64 [n_vocab]. The knobs are those of `make_sampler`.
+def distribution(logits: np.ndarray, *, entmax_alpha: float = 1.0, **knobs) -> np.ndarray:
+    """Return the probability of drawing each token, float64 [n_vocab]. The knobs are those of `make_sampler`.
 
     >>> distribution(np.array([1.0, 2.0, 3.0, 4.0]), temperature=2.0, top_k=2).round(6).tolist()
     [0.0, 0.0, 0.377541, 0.622459]
     """
-    ids, x = candidates(logits, **knobs)
+    ids, x = filtered(logits, **knobs)
     probs = np.zeros(len(logits))
     probs[ids] = entmax(x, entmax_alpha)
     return probs
 
 
-# ---- samplers --------------------------------------------------------------------------------------------------
+# ---- samplers ----------------------------------------------------------------------------------------------------
 
 
-def greedy(logits, rng=None):
-    """The likeliest token; of several, the lowest id. Nothing is drawn. Raises ValueError as softmax does."""
-    best = int(np.argmax(logits))  # of a NaN, if there is one
+def greedy(logits: np.ndarray, rng: np.random.Generator | None = None) -> int:
+    """Return the likeliest token, of several the lowest id. Draws nothing. Raises ValueError if no logit is finite."""
+    best = int(np.argmax(logits))  # the position of a NaN, if there is one
     check_finite(logits[best])
     return best
 
 
-def sample_categorical(probs, rng=None):
+def sample_categorical(probs, rng: np.random.Generator | None = None) -> int:
     """Draw an id from `probs` [n_vocab]: the first whose cumulative probability exceeds one uniform number.
 
-    The sum need not be exactly one. Source: inverse transform sampling, as in GPT-Neo's function of this name, which
-    returns id 0 when rounding leaves the last sum below that number.
+    The sum need not be exactly one. Source: inverse transform sampling, as in GPT-Neo's function of this name; that
+    one returns id 0 if rounding leaves the last sum below the uniform number.
 
     >>> sample_categorical([0.0, 0.25, 0.75], np.random.default_rng(0))  # the uniform number is 0.637
     2
@@ -316,37 +283,39 @@ def sample_categorical(probs, rng=None):
     rng = rng or np.random.default_rng()
     cdf = np.cumsum(probs, dtype=np.float64)
     if not (len(cdf) and 0 < cdf[-1] < math.inf):
-        raise ValueError(f"the probabilities add up to {sum(cdf[-1:])}: there is nothing to draw from")
-    # "right" skips ids of probability zero; scaling by the last sum instead of one never runs off the end.
+        raise ValueError(f"the probabilities sum to {sum(cdf[-1:])}; they must have a positive finite sum")
+    # side="right" skips ids of probability zero; scaling by the last sum keeps the result in range.
     return int(np.searchsorted(cdf, rng.random() * cdf[-1], side="right"))
 
 
-def sample(logits, rng=None, *, entmax_alpha=1.0, **knobs):
-    """Draw one id from what the knobs leave."""
-    ids, x = candidates(logits, **knobs)
-    weights = np.exp(x, out=x) if entmax_alpha == 1 else entmax(x, entmax_alpha)  # softmax but for the sum
+def sample(logits: np.ndarray, rng: np.random.Generator | None = None, *, entmax_alpha: float = 1.0, **knobs) -> int:
+    """Draw one id from the tokens that temperature and filters leave."""
+    ids, x = filtered(logits, **knobs)
+    weights = np.exp(x, out=x) if entmax_alpha == 1 else entmax(x, entmax_alpha)  # softmax without normalization
     return int(ids[sample_categorical(weights, rng)])
 
 
 class Mirostat:
-    """A sampler that steers the surprise of its text, in bits a token, to `mirostat_tau`: a new one for each text.
+    """A sampler that holds the surprise of its text at `mirostat_tau` bits per token. Each text needs a new one.
 
-    Tokens more surprising than mu are left out; mu starts at 2 tau and moves by eta times the error after each draw.
+    Tokens with a surprise above mu are removed; mu starts at 2 tau and moves by eta times the error after each draw.
     Source: Basu et al. 2021, "Mirostat: A Neural Text Decoding Algorithm that Directly Controls Perplexity", in the
-    simpler second version that llama.cpp made common.
+    simpler version 2 of llama.cpp.
 
-    >>> sampler, rng = Mirostat(mirostat_tau=1.0), np.random.default_rng(0)
-    >>> sampler(np.log([0.5, 0.25, 0.125, 0.125]), rng), round(sampler.mu, 3)  # 0 is drawn, a surprise of 0.585 bits
+    >>> sampler, rng = Mirostat(1.0, 0.1), np.random.default_rng(0)
+    >>> sampler(np.log([0.5, 0.25, 0.125, 0.125]), rng), round(sampler.mu, 3)  # draws 0, a surprise of 0.585 bits
     (0, 2.042)
     """
 
-    def __init__(self, mirostat_tau=5.0, mirostat_eta=0.1, **knobs):
-        self.tau, self.eta, self.knobs = mirostat_tau, mirostat_eta, knobs
+    def __init__(self, mirostat_tau: float, mirostat_eta: float, **knobs):
+        self.tau = mirostat_tau
+        self.eta = mirostat_eta
+        self.knobs = knobs
         self.mu = 2 * mirostat_tau
 
     def candidates(self, logits):
-        """What can be drawn next: ids, ascending, and their probabilities; [n_kept] each."""
-        ids, x = candidates(logits, **self.knobs)
+        """Return the ids that can be drawn next, ascending, and their probabilities, both [n_kept]."""
+        ids, x = filtered(logits, **self.knobs)
         surprise = (math.log(np.exp(x).sum()) - x) / math.log(2)  # bits
         kept = np.flatnonzero(surprise <= max(self.mu, surprise.min()))
         return ids[kept], softmax(x[kept])
@@ -358,15 +327,56 @@ class Mirostat:
         return int(ids[drawn])
 
 
-def make_sampler(strategy=None, preset=None, **knobs):
-    """A sampler `(logits, rng) -> id` from a strategy's name, a preset and knobs, all checked here, once.
+# ---- make_sampler: from a strategy and knobs to a sampler --------------------------------------------------------
 
-    strategy: a name in STRATEGIES, a callable (returned as it is), or None: whatever the knobs say, greedy if there
-    is none. preset: a name in PRESETS. A knob that is None counts as not given.
+# The knobs of the samplers: type, test, rule, and the value if a strategy is named without it. NaN fails every test.
+KNOBS = {
+    "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards", 1.0),
+    "top_k": (numbers.Integral, lambda k: k >= 0, "a whole number, or 0 for all tokens", 50),
+    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.9),
+    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.05),
+    "typical_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.95),
+    "entmax_alpha": (numbers.Real, lambda a: 1 <= a <= 2, "a number from 1 (softmax) to 2 (sparsemax)", 1.3),
+    "mirostat_tau": (numbers.Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards", 5.0),
+    "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1", 0.1),
+}
+
+# The knobs that each strategy uses at least. Temperature and the filters combine with all strategies but greedy; the
+# knobs of entmax and mirostat belong to those strategies alone.
+STRATEGIES = {
+    "greedy": (),
+    "temperature": ("temperature",),
+    "top_k": ("top_k",),
+    "top_p": ("top_p",),
+    "temperature_top_k": ("temperature", "top_k"),
+    "temperature_top_p": ("temperature", "top_p"),
+    "min_p": ("min_p",),
+    "typical": ("typical_p",),
+    "entmax": ("entmax_alpha",),
+    "mirostat": ("mirostat_tau", "mirostat_eta"),
+}
+OWNERS = {"entmax_alpha": "entmax", "mirostat_tau": "mirostat", "mirostat_eta": "mirostat"}
+
+# Starting points by purpose, from a widely read guide to temperature and top_p. Explicit knobs override them.
+PRESETS = {
+    "code_generation": {"temperature": 0.2, "top_p": 0.1},
+    "creative_writing": {"temperature": 0.7, "top_p": 0.8},
+    "chatbot": {"temperature": 0.5, "top_p": 0.5},
+    "code_comments": {"temperature": 0.3, "top_p": 0.2},
+    "data_analysis": {"temperature": 0.2, "top_p": 0.1},
+    "exploratory_code": {"temperature": 0.6, "top_p": 0.7},
+}
+
+
+def make_sampler(strategy: str | Callable | None = None, preset: str | None = None, **knobs) -> Callable:
+    """Return a sampler `(logits, rng) -> id` for a strategy, a preset and knobs. All are checked here, once.
+
+    strategy: a name in STRATEGIES, a sampler of your own (returned unchanged), or None: the knobs decide, and without
+    knobs it is greedy. preset: a name in PRESETS. A knob that is None counts as not given.
     temperature: from 0; below 1e-5 is greedy. top_k: a whole number; 0, or n_vocab and more, keeps all.
     top_p, typical_p: 0 to 1; 1 keeps all. min_p: 0 to 1; 0 keeps all. entmax_alpha: 1 (softmax) to 2 (sparsemax).
-    mirostat_tau: bits. mirostat_eta: 0 to 1. Mirostat remembers what it drew: make one for each text.
-    Raises ValueError, in the words of the person who set the knob.
+    mirostat_tau: bits. mirostat_eta: 0 to 1. A Mirostat sampler has a state: make one per text.
+    Raises ValueError with the name, the value and the rule of an invalid knob.
 
     >>> make_sampler("top_p", top_p=1.5)
     Traceback (most recent call last):
@@ -374,109 +384,84 @@ def make_sampler(strategy=None, preset=None, **knobs):
     """
     if preset is not None:
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise ValueError(f"there is no preset {preset!r}{did_you_mean(preset, PRESETS)}")
-        knobs = PRESETS[preset] | given(knobs)
-    knobs = {name: check_knob(name, value, KNOBS) for name, value in given(knobs).items()}
+            raise ValueError(f"Unknown preset: {preset!r}{did_you_mean(preset, PRESETS)}")
+        knobs = PRESETS[preset] | without_none(knobs)
+    knobs = {name: check_knob(name, value, KNOBS) for name, value in without_none(knobs).items()}
     if callable(strategy):
         if knobs:
-            raise ValueError(f"{' and '.join(knobs)} cannot be set for a sampler of your own")
+            raise ValueError(f"{' and '.join(knobs)} cannot be combined with a sampler of your own; remove the options")
         return strategy
     strategy = infer_strategy(knobs) if strategy is None else strategy
     check_strategy(strategy, knobs)
     if strategy == "greedy":
         return greedy
-    settings = STRATEGIES[strategy] | knobs
+    settings = default_knobs(strategy) | knobs
     return Mirostat(**settings) if strategy == "mirostat" else functools.partial(sample, **settings)
 
 
-def given(knobs):
+def default_knobs(strategy: str) -> dict:
+    """Return the knobs of a strategy with their default values."""
+    return {name: KNOBS[name][-1] for name in STRATEGIES[strategy]}
+
+
+def without_none(knobs):
     return {name: value for name, value in knobs.items() if value is not None}
 
 
 def check_knob(name, value, table):
-    """The value of a knob if it is in range, ValueError if it is not, or if there is no such knob."""
+    """Return the value of a knob. Raise ValueError if it is out of range or if the table has no such knob."""
     if name not in table:
         raise ValueError(f"Unknown sampling option: {name}{did_you_mean(name, table)}")
-    kind, fits, rule = table[name]
+    kind, fits, rule, *default = table[name]
     if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
-        raise ValueError(f"{name} is {value!r}; it must be {rule}")
+        example = f", such as {default[0]:g}" if default else ""
+        raise ValueError(f"{name} is {value!r}; it must be {rule}{example}")
     return value
 
 
 def infer_strategy(knobs):
-    """The strategy that the knobs speak of."""
+    """Return the strategy that the knobs imply."""
     owners = {OWNERS[name] for name in knobs if name in OWNERS}
     if len(owners) > 1:
-        raise ValueError(f"{' and '.join(sorted(owners))} cannot be had at once: leave out the knobs of one of them")
+        raise ValueError(f"{' and '.join(sorted(owners))} cannot be combined; remove the options of one")
     return owners.pop() if owners else "temperature" if knobs else "greedy"
 
 
 def check_strategy(strategy, knobs):
-    """ValueError if there is no such strategy, or if it would not use one of the knobs."""
+    """Raise ValueError if the strategy is unknown or does not use one of the knobs."""
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise ValueError(f"Unknown sampling strategy: {strategy!r}{did_you_mean(strategy, STRATEGIES)}")
     for name in knobs:
         if strategy == "greedy" or OWNERS.get(name, strategy) != strategy:
             other = OWNERS.get(name, "temperature")
-            raise ValueError(
-                f"{name} has no effect with strategy {strategy}: leave it out, or name another, such as {other}"
-            )
+            raise ValueError(f"{name} has no effect with strategy {strategy}: remove it, or use strategy {other}")
 
 
 def did_you_mean(name, names):
-    """The end of a sentence about an unknown name: the nearest known one, and all there are."""
+    """Return the end of a message about an unknown name: the nearest known name, and all of them."""
     near = difflib.get_close_matches(str(name), names, n=1)
-    return (f"; did you mean {near[0]}?" if near else ";") + f" There are: {', '.join(names)}"
+    return (f"; did you mean {near[0]}?" if near else ";") + f" Choose from: {', '.join(names)}"
 
 
-# ---- one text in the making ------------------------------------------------------------------------------------
+# ---- logits processors: logits and all ids so far -> new logits --------------------------------------------------
 
 
-class Sample:
-    """One continuation of a prompt: what chooses its next token, and what has come of it so far.
+def repetition_penalty(logits: np.ndarray, ids: Iterable[int], penalty: float) -> np.ndarray:
+    """Make every token of `ids` less likely: divide a positive logit by `penalty`, multiply a negative one.
 
-    Attributes: `ids`, the new tokens; `ended`, why there will be no more, or None. Who reads along may set `ended` too.
-
-    >>> sample = Sample(stop_ids={2})
-    >>> for logits in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]):
-    ...     sample.extend(np.array(logits), prompt=[0])
-    >>> sample.ids, sample.ended
-    ([1], 'eos')
-    """
-
-    def __init__(self, sampler=greedy, rng=None, processor=None, stop_ids=()):
-        self.sampler, self.rng, self.processor, self.stop_ids = sampler, rng, processor, stop_ids
-        self.ids, self.ended = [], None
-
-    def extend(self, logits, prompt):
-        """Choose one token more from the logits [n_vocab] that follow the ids `prompt + self.ids`."""
-        if self.processor is not None:
-            logits = self.processor(logits, prompt + self.ids)
-        token = int(self.sampler(logits, self.rng))
-        if token in self.stop_ids:
-            self.ended = "eos"
-        else:
-            self.ids.append(token)
-
-
-# ---- processors: logits and the ids so far -> logits, always new ones ------------------------------------------
-
-
-def repetition_penalty(logits, ids, penalty):
-    """Make every token of `ids` less likely: a positive logit is divided by `penalty`, a negative one multiplied.
-
-    Once, however often it occurred. Source: Keskar et al. 2019, "CTRL", with the care for the sign that Hugging Face
-    added: dividing a negative logit would be a reward.
+    Each token counts once. Source: Keskar et al. 2019, "CTRL", with Hugging Face's distinction by sign: dividing a
+    negative logit would make its token more likely.
 
     >>> repetition_penalty(np.array([2.0, -2.0, 1.0]), [0, 1, 1], 2.0).tolist()
     [1.0, -4.0, 1.0]
     """
-    logits, seen = np.array(logits), np.unique(check_ids(ids, len(logits)))
+    logits = np.array(logits)
+    seen = np.unique(check_ids(ids, len(logits)))
     logits[seen] = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty)
     return logits
 
 
-def presence_penalty(logits, ids, penalty):
+def presence_penalty(logits: np.ndarray, ids: Iterable[int], penalty: float) -> np.ndarray:
     """Subtract `penalty` from the logit of every token of `ids`, once. Source: OpenAI's API.
 
     >>> presence_penalty(np.array([2.0, 2.0, 1.0]), [0, 1, 1], 0.5).tolist()
@@ -485,8 +470,8 @@ def presence_penalty(logits, ids, penalty):
     return np.asarray(logits) - penalty * np.minimum(occurrences(logits, ids), 1)
 
 
-def frequency_penalty(logits, ids, penalty):
-    """Subtract `penalty` from the logit of every token of `ids`, for each time it occurs. Source: OpenAI's API.
+def frequency_penalty(logits: np.ndarray, ids: Iterable[int], penalty: float) -> np.ndarray:
+    """Subtract `penalty` from the logit of every token of `ids`, once per occurrence. Source: OpenAI's API.
 
     >>> frequency_penalty(np.array([2.0, 2.0, 1.0]), [0, 1, 1], 0.5).tolist()
     [1.5, 1.0, 1.0]
@@ -495,12 +480,12 @@ def frequency_penalty(logits, ids, penalty):
 
 
 def occurrences(logits, ids):
-    """How often each token occurs in `ids`, in the logits' own precision: [n_vocab]."""
+    """Return the number of occurrences of each token in `ids`, [n_vocab], in the dtype of the logits."""
     return np.bincount(check_ids(ids, len(logits)), minlength=len(logits)).astype(np.asarray(logits).dtype)
 
 
 def check_ids(ids, n_vocab):
-    """The ids as an array; ValueError if one is not in the vocabulary."""
+    """Return the ids as an array. Raise ValueError if one is not in the vocabulary."""
     ids = np.array(list(ids), dtype=np.intp)
     outside = ids[(ids < 0) | (ids >= n_vocab)]
     if len(outside):
@@ -508,8 +493,8 @@ def check_ids(ids, n_vocab):
     return ids
 
 
-def no_repeat_ngram(logits, ids, size):
-    """Ban every token that would complete, for a second time, a run of `size` tokens that is in `ids`.
+def no_repeat_ngram(logits: np.ndarray, ids: Iterable[int], size: int) -> np.ndarray:
+    """Ban every token that would repeat a sequence of `size` tokens of `ids`.
 
     Source: Paulus et al. 2017, "A Deep Reinforced Model for Abstractive Summarization".
 
@@ -522,8 +507,8 @@ def no_repeat_ngram(logits, ids, size):
     return ban(logits, ids, followers)
 
 
-def ban(logits, ids, banned):
-    """Never these tokens.
+def ban(logits: np.ndarray, ids: Iterable[int], banned: Iterable[int]) -> np.ndarray:
+    """Set the logits of tokens to -inf.
 
     >>> ban(np.zeros(3), [], [1]).tolist()
     [0.0, -inf, 0.0]
@@ -533,7 +518,7 @@ def ban(logits, ids, banned):
     return logits
 
 
-def bias(logits, ids, biases):
+def bias(logits: np.ndarray, ids: Iterable[int], biases: Mapping[int, float]) -> np.ndarray:
     """Add a number to the logits of some tokens: biases {id: number}; -inf bans.
 
     >>> bias(np.zeros(3), [], {1: 2.5}).tolist()
@@ -544,16 +529,32 @@ def bias(logits, ids, biases):
     return logits
 
 
-def make_processor(n_prompt=0, end_of_text=None, logit_bias=None, banned_ids=(), **knobs):
-    """A processor `(logits, ids) -> logits` that does all that is asked for, or None if nothing is.
+# The knobs of the logits processors: type, test and rule.
+PENALTIES = {
+    "repetition_penalty": (numbers.Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
+    "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
+    "frequency_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
+    "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 3; 0 is none"),
+    "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 20; 0 is none"),
+}
 
-    n_prompt: how many of `ids` are the prompt. As in vLLM, repetition and n-grams count in the prompt and the new
-    tokens, presence and frequency in the new tokens alone.
-    end_of_text: the id that min_new_tokens bans until so many tokens are new. logit_bias: {id: number}.
+
+def make_logits_processor(
+    n_prompt: int = 0,
+    end_of_text: int | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    banned_ids: Collection[int] | None = (),
+    **knobs,
+) -> Callable | None:
+    """Return a logits processor `(logits, ids) -> logits` that applies all of these, or None if there are none.
+
+    n_prompt: the number of prompt ids in `ids`. As in vLLM, repetition and n-grams consider the prompt and the new
+    tokens, presence and frequency the new tokens alone.
+    end_of_text: the id that min_new_tokens bans until that number of tokens is generated. logit_bias: {id: number}.
     repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size: see the functions.
-    Raises ValueError, in the words of the person who set the knob.
+    Raises ValueError with the name, the value and the rule of an invalid knob.
     """
-    knobs = {name: check_knob(name, value, PENALTIES) for name, value in given(knobs).items()}
+    knobs = {name: check_knob(name, value, PENALTIES) for name, value in without_none(knobs).items()}
     banned_ids = () if banned_ids is None else banned_ids
     check_biases(logit_bias or {}, banned_ids)
     steps = []
@@ -577,11 +578,11 @@ def make_processor(n_prompt=0, end_of_text=None, logit_bias=None, banned_ids=(),
 
 
 def check_biases(logit_bias, banned_ids):
-    """ValueError unless these are token ids, and numbers to add."""
+    """Raise ValueError unless these are token ids and valid biases."""
     for token in (*logit_bias, *banned_ids):
         if isinstance(token, bool) or not isinstance(token, numbers.Integral) or token < 0:
             raise ValueError(
-                f"{token!r} is not a token id; logit_bias and banned_ids take whole numbers from 0 upwards"
+                f"{token!r} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 upwards"
             )
     for token, number in logit_bias.items():
         is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
@@ -591,10 +592,10 @@ def check_biases(logit_bias, banned_ids):
             )
 
 
-# ---- the same by the names that articles use -------------------------------------------------------------------
+# ---- the functions of the source articles ------------------------------------------------------------------------
 
 
-def temperature_sampling(logits, temperature=1.0, rng=None):
+def temperature_sampling(logits: np.ndarray, temperature: float = 1.0, rng=None) -> int:
     """Draw an id at this temperature.
 
     >>> temperature_sampling(np.array([1.0, 2.0, 3.0, 4.0]), temperature=0)
@@ -603,20 +604,21 @@ def temperature_sampling(logits, temperature=1.0, rng=None):
     return make_sampler("temperature", temperature=temperature)(logits, rng)
 
 
-def top_k_sampling(logits, top_k=50, rng=None):
-    """Draw an id from the `top_k` likeliest."""
+def top_k_sampling(logits: np.ndarray, top_k: int = 50, rng=None) -> int:
+    """Draw an id from the `top_k` likeliest tokens."""
     return make_sampler("top_k", top_k=top_k)(logits, rng)
 
 
-def top_p_sampling(logits, top_p=0.9, rng=None):
-    """Draw an id from the nucleus of mass `top_p`."""
+def top_p_sampling(logits: np.ndarray, top_p: float = 0.9, rng=None) -> int:
+    """Draw an id from the nucleus with probability `top_p`."""
     return make_sampler("top_p", top_p=top_p)(logits, rng)
 
 
-def sample_from_logits(logits, strategy="greedy", temperature=1.0, top_p=0.9, rng=None):
-    """Draw an id by a strategy's name. Of `temperature` and `top_p`, those the name does not mention are not used."""
+def sample_from_logits(
+    logits: np.ndarray, strategy: str = "greedy", temperature: float = 1.0, top_p: float = 0.9, rng=None
+) -> int:
+    """Draw an id by the name of a strategy. It uses `temperature` and `top_p` only if its name mentions them."""
     check_strategy(strategy, {})
     values = {"temperature": temperature, "top_p": top_p}
-    return make_sampler(strategy, **{name: values[name] for name in STRATEGIES[strategy] if name in values})(
-        logits, rng
-    )
+    knobs = {name: values[name] for name in STRATEGIES[strategy] if name in values}
+    return make_sampler(strategy, **knobs)(logits, rng)

@@ -10,30 +10,33 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
-from cli import flags, output
+from cli import help, output
+from cli.flags import normalize_args
 
 VERSION = "0.1.0"
-DEBUG = "PICOGPT_DEBUG"  # set to 1 to see the traceback behind an error
+DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error
+log = logging.getLogger("picogpt")
 
 
-def run(main, table=flags.FLAGS):
-    """Run `main` with the command line's words and flags, those of `table`, and exit with the right code."""
-    if sys.stderr is None:  # closed by the caller; print would take stdout in its place
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, it stays open to the end
+def run(main: Callable, command: help.Command = help.GPT2) -> None:
+    """Call `main` with the words and flags of the command line; exit with the code that fits the result."""
+    if sys.stderr is None:  # the caller closed it; print would write to stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open until the process ends
     log_to_stderr()
     try:
         if sys.stdout is None:
             raise OSError("stdout is closed: there is nowhere to write to")
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale or Windows code page
-        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]], table)
+        for stream in (sys.stdout, sys.stderr):  # independent of the locale and of Windows code pages
+            stream.reconfigure(encoding="utf-8", errors="replace")
+        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]], command)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_stdout()
-    except KeyboardInterrupt:  # what was generated so far has been printed
+    except KeyboardInterrupt:  # the text so far has been printed
         sys.exit(130)
     except ValueError as error:
         fail(error, 2)
@@ -42,56 +45,68 @@ def run(main, table=flags.FLAGS):
 
 
 def log_to_stderr():
-    """Send remarks to stderr: all of them to a terminal, warnings alone to a log or a pipe."""
-    log = logging.getLogger("picogpt")
+    """Send remarks to stderr: all of them to a terminal, only warnings to a log or a pipe."""
     log.handlers = [logging.StreamHandler(sys.stderr)]
     log.propagate = False
     log.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
 
 
 def fail(error, code):
+    """Print an error as one line and exit."""
     if os.environ.get(DEBUG) == "1":
         raise error
-    print(f"Error: {error or type(error).__name__}", file=sys.stderr)
+    log.error(f"Error: {error or type(error).__name__}")
     if isinstance(error, OSError) and sys.stdout:
         discard_stdout()
     sys.exit(code)
 
 
 def discard_stdout():
-    """What is still to be flushed cannot be; without this, Python would try again on leaving, and complain."""
-    with contextlib.suppress(OSError):  # no file at all, in a test
+    """Send the unwritten rest of stdout to nowhere; otherwise Python fails again when it flushes at exit."""
+    with contextlib.suppress(OSError):  # stdout has no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def as_utf8(argument):
-    """An argument as it would be in a UTF-8 locale, whatever the locale."""
+def as_utf8(argument: str) -> str:
+    """Return an argument as a UTF-8 locale decodes it, whatever the locale is."""
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         return argument
 
 
-def call_with_arguments(main, arguments, table):
-    """Call `main` through Fire, which would evaluate the prompt as Python ("1984", "a, b", "{x}") if it were let."""
-    asked = set(itertools.takewhile(lambda argument: argument != "--", arguments))
-    if asked & {"-h", "--help"}:
-        output.put(inspect.getdoc(main) + "\n")
-    elif "--version" in asked:
-        output.put(f"picoGPT, extended {VERSION} (Python {platform.python_version()}, NumPy {np.__version__})\n")
+def call_with_arguments(main, arguments, command):
+    """Call `main` with the arguments, or print the help or the version."""
+    options = set(itertools.takewhile(lambda argument: argument != "--", arguments))
+    if options & {"-h", "--help"}:
+        output.write(help.render(command))
+    elif "--version" in options:
+        output.write(f"picoGPT, extended {VERSION} (Python {platform.python_version()}, NumPy {np.__version__})\n")
     else:
-        from fire import Fire, decorators, parser
+        call_with_fire(main, arguments, command.flags)
 
-        values = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
-        parameters = inspect.signature(main).parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        decorators.SetParseFn(str)(main)
-        decorators.SetParseFns(**values)(main)
-        Fire(main, command=flags.spell_out(arguments, table, positional))
+
+def call_with_fire(main, arguments, table):
+    """Call `main` through Fire."""
+    # Fire maps options to the parameters of `main`. The parsing is ours: Fire evaluates words as Python, so that the
+    # prompts "1984", "a, b" and "{x}" would arrive as a number, a tuple and a set.
+    from fire import Fire, decorators, parser
+
+    values = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
+    parameters = inspect.signature(main).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    decorators.SetParseFn(str)(main)
+    decorators.SetParseFns(**values)(main)
+    Fire(main, command=normalize_args(arguments, table, tuple(positional)))
 
 
 @contextlib.contextmanager
-def hushed():
-    """No remarks. Errors are still told: they are raised, and printed outside."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+def quiet(is_quiet: bool):
+    """Log errors only, if `is_quiet`."""
+    level = log.level
+    if is_quiet:
+        log.setLevel(logging.ERROR)
+    try:
         yield
+    finally:
+        log.setLevel(level)

@@ -1,124 +1,158 @@
-"""One prompt and its samples: check the request, load the model, generate, write."""
+"""Complete one prompt: check the request, load the model, generate, write."""
 
-import contextlib
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 import sampling
 import utils
-from cli import flags, output
-from cli.command import hushed
+from cli import output
+from cli.command import quiet
+from cli.flags import PICO_FLAGS, Options, check_known, check_options
 from cli.prompt import check_words, prompt_loop, read_prompt
+from engine.batching import generate_by, generate_samples
+from engine.completion import Completion
+from gpt2 import check_length
+from sampling import make_sampler
+from utils import Model
 
 log = logging.getLogger("picogpt")
 
+# ---- a prompt and its completions ------------------------------------------------------------------------------
 
-def complete(generate_samples, prompt, words, **asked):
-    """Print how `generate_samples` continues `prompt`, or what a person types if there is none.
 
-    Everything that can be wrong with the request is checked before a model is read or downloaded, by ValueError.
+def complete(
+    prompt: str | None, words: tuple, options: Options, new_sampler: Callable, generate: Callable = generate_samples
+) -> None:
+    """Print the completions of `prompt`, or of each prompt typed at the terminal if it is None.
+
+    words: further words of the command line. new_sampler: makes the sampler of one text. generate: yields the steps,
+    as engine.batching.generate_samples does. Errors of the request raise ValueError before the model is loaded.
     """
-    options = flags.check_flags(asked)
-    with hushed() if options.quiet else contextlib.nullcontext():
-        check_words(prompt, words)
-        options.model = utils.find_model(options.model_size, options.models_dir).name
+    check_words(prompt, words)
+    with quiet(options.quiet):
+        utils.find_model(options.model_size, options.models_dir)
         prompt = read_prompt(prompt)
-        if options.seed is None:
-            options.seed = int(np.random.SeedSequence().generate_state(1)[0])
-        model = utils.load(options.model_size, options.models_dir)
+        seed = draw_seed() if options.seed is None else options.seed
+        model = utils.load(options.model_size, options.models_dir, fast=True)
+
+        def answer(text, index=0):
+            complete_prompt(text, model, options, new_sampler, generate, seed, index)
+
         if prompt is None:
-            prompt_loop(lambda typed, index: continue_prompt(generate_samples, model, options, typed, index))
+            prompt_loop(answer)
         else:
-            continue_prompt(generate_samples, model, options, prompt)
+            answer(prompt)
 
 
-def complete_plainly(generate, prompt, words, **asked):
-    """The same with a plain generator of ids: one sample, without penalties, up to the end of the context."""
-    flags.refuse(asked, "num_samples", "context", "keep", "logprobs", "ignore_eos", *flags.PENALTY_FLAGS)
-
-    def generate_samples(inputs, params, n_head, n_tokens_to_generate, samples, keep=None):
-        (sample,) = samples
-        ids = generate(inputs, params, n_head, n_tokens_to_generate, sample.sampler, sample.rng, sample.stop_ids)
-        for token in ids:
-            sample.ids.append(token)
-            sample.ended = "length" if len(sample.ids) == n_tokens_to_generate else None
-            yield samples
-            if sample.ended:
-                return
-        n_fed = len(inputs) + len(sample.ids) - 1
-        sample.ended = "length" if n_tokens_to_generate == 0 else "context" if n_fed == len(params["wpe"]) else "eos"
-
-    complete(generate_samples, prompt, words, **asked)
+def complete_with_reference(generate: Callable, prompt: str | None, words: tuple, asked: dict) -> None:
+    """`complete` with a reference loop such as gpt2_pico.generate: one sample, no penalties, no sliding context."""
+    for name in asked:
+        check_known(name, PICO_FLAGS)
+    options = check_options(asked)
+    complete(prompt, words, options, partial(make_sampler, **options.sampling), partial(generate_by, generate))
 
 
-def continue_prompt(generate_samples, model, options, prompt, index=0):
-    """Print all samples of one prompt, the one numbered `index`, on stdout, and on stderr how it went."""
-    encoder, hparams, params = model.encoder, model.hparams, model.params
-    prompt_ids = encoder.encode(prompt) or [encoder.start]
-    check_fit(len(prompt_ids), options, hparams)
-    samples = [make_sample(options, encoder, len(prompt_ids), index, i) for i in range(options.num_samples)]
-    remark_before(options, prompt, samples, hparams["n_ctx"] - len(prompt_ids) + 1)
-    keep = options.keep if options.context == "slide" else None
-    steps = generate_samples(prompt_ids, params, hparams["n_head"], options.n_tokens_to_generate, samples, keep)
+def complete_prompt(prompt, model, options, new_sampler, generate, seed, index):
+    """Print the completions of one prompt to stdout and remarks about them to stderr."""
+    ids = encode_prompt(prompt, model, options)
+    completions = [
+        new_completion(model, options, new_sampler(), len(ids), (seed, index, i)) for i in range(options.num_samples)
+    ]
+    remark_before(options, prompt, completions, seed, n_room=model.n_ctx - len(ids) + 1)
+    n_tokens = options.n_tokens_to_generate
+    steps = generate(ids, model.params, model.n_head, n_tokens, completions, options.window_keep)
     clock = output.Clock()
-    texts = [output.Text(sample, encoder, options.stop, clock) for sample in samples]
-    write = output.write_json if options.json else output.write_text
-    pieces = output.follow(clock.watch(bar(steps, options)), texts)
-    write(pieces if is_streamed(options) else list(pieces), options, encoder, prompt, len(prompt_ids))
-    n_new = sum(len(sample.ids) for sample in samples)
-    log.info(
-        f"{n_new} tokens in {clock.seconds:.1f} s ({n_new / clock.seconds:.1f} tokens/s), "
-        f"the first after {clock.first_token:.2f} s; ended by: {', '.join(sample.ended for sample in samples)}"
-    )
+    pieces = output.follow(clock.watch(progress_bar(steps, options)), completions)
+    if not is_streamed(options):
+        pieces = list(pieces)
+    beginning = prompt if options.echo else ""
+    if options.json:
+        about = {"prompt": prompt, "n_prompt": len(ids), "seed": seed, "model": model, "options": options}
+        output.write_json(pieces, beginning, partial(output.make_record, **about, clock=clock))
+    else:
+        output.write_text(pieces, beginning)
+    remark_after(completions, clock)
 
 
 def is_streamed(options):
     return options.stream and not options.json
 
 
-def check_fit(n_prompt, options, hparams):
-    """What can only be checked against the model's sizes: the context and the vocabulary."""
-    n_ctx, n_vocab = hparams["n_ctx"], hparams["n_vocab"]
-    sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), n_vocab)
-    if options.context == "slide":
-        if options.keep > n_ctx - 2:
-            raise ValueError(f"keep is {options.keep}; this model's context of {n_ctx} leaves at most {n_ctx - 2}")
-    elif n_prompt > n_ctx:
-        raise ValueError(
-            f"the prompt has {n_prompt} tokens; this model reads at most {n_ctx}: shorten it, or add --context slide"
-        )
+def draw_seed() -> int:
+    """Return a random seed for a run that was given none."""
+    return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def make_sample(options, encoder, n_prompt, index, i):
-    """Sample `i` of prompt `index`, with a sampler, a processor and random numbers of its own."""
-    sampler = sampling.make_sampler(**{name: getattr(options, name) for name in flags.STRATEGY_FLAGS})
-    penalties = {name: getattr(options, name) for name in flags.PENALTY_FLAGS}
-    stop_ids = set() if encoder.end_of_text is None else {encoder.end_of_text}
+def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
+    """Return the ids of a prompt, the start token if it is empty. Raise ValueError if the model cannot take it.
+
+    Token ids in the options and `keep` depend on the model's sizes; they are checked here too.
+    """
+    ids = model.encoder.encode(prompt) or [model.encoder.start]
+    sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), model.n_vocab)
+    can_slide = "context" in options.values
+    if can_slide and options.context == "slide":
+        if options.keep > model.n_ctx - 2:
+            raise ValueError(
+                f"keep is {options.keep}; it must be at most {model.n_ctx - 2}, this model's context minus 2"
+            )
+    else:
+        check_length(len(ids), model.n_ctx, "shorten it, or add --context slide" if can_slide else "shorten it")
+    return ids
+
+
+def new_completion(
+    model: Model, options: Options, sampler: Callable, n_prompt: int, seeds: tuple[int, int, int]
+) -> Completion:
+    """Return an empty completion. seeds: the seed, the number of the prompt and the number of the sample."""
+    end_of_text = model.encoder.end_of_text
+    stop_ids = () if end_of_text is None else (end_of_text,)
+    penalties = options.penalties
     if options.ignore_eos:
         penalties["banned_ids"] = (*options.banned_ids, *stop_ids)
-    processor = sampling.make_processor(n_prompt=n_prompt, end_of_text=encoder.end_of_text, **penalties)
-    rng = np.random.default_rng([options.seed, index, i])
-    sample = sampling.Sample(sampler, rng, processor, stop_ids)
-    return sample if options.logprobs is None else output.with_logprobs(sample, options.logprobs)
+    return Completion(
+        sampler,
+        np.random.default_rng(seeds),
+        sampling.make_logits_processor(n_prompt=n_prompt, end_of_text=end_of_text, **penalties),
+        stop_ids,
+        encoder=model.encoder,
+        stops=options.stop,
+        on_token=None if options.logprobs is None else output.LogprobRecorder(options.logprobs, stop_ids),
+    )
 
 
-def remark_before(options, prompt, samples, room):
-    """What a person at a terminal should know: the seed that gives the same text again, and what will disappoint."""
-    if samples[0].sampler is not sampling.greedy:
-        log.info(f"seed {options.seed}")
-    elif len(samples) > 1:
-        log.info(f"the {len(samples)} samples will be the same: nothing is drawn without --temperature or the like")
+# ---- remarks ---------------------------------------------------------------------------------------------------
+
+
+def remark_before(options, prompt, completions, seed, n_room):
+    """Remark on the seed, and on options that have no effect. n_room: new tokens that fit in the context."""
+    if completions[0].sampler is not sampling.greedy:
+        log.info(f"seed {seed}")
+    elif len(completions) > 1:
+        log.info(f"The {len(completions)} samples will be equal: add --temperature or a similar option to draw.")
     if prompt.endswith(" "):
-        log.info("the prompt ends with a space, which makes GPT-2 stumble: the space belongs to the next word")
-    if room < options.n_tokens_to_generate and options.context == "stop":
-        log.info(f"the context has room for {room} new tokens; --context slide goes on beyond it")
+        log.info("The prompt ends with a space. GPT-2 writes better without it: its tokens begin with the space.")
+    if n_room < options.n_tokens_to_generate and options.context == "stop":
+        log.info(f"The context has room for {n_room} new tokens; --context slide goes on beyond it.")
 
 
-def bar(steps, options):
-    """The steps, with a progress bar if a person watches who does not see the text itself."""
-    if not sys.stderr.isatty() or (sys.stdout.isatty() and is_streamed(options)):
+def remark_after(completions, clock):
+    n_new = sum(len(completion.ids) for completion in completions)
+    reasons = ", ".join(completion.finish_reason for completion in completions)
+    log.info(
+        f"{n_new} tokens in {clock.seconds:.1f} s ({n_new / clock.seconds:.1f} tokens/s), "
+        f"the first after {clock.first_token:.2f} s; ended by: {reasons}"
+    )
+
+
+def progress_bar(steps, options):
+    """Return the steps, with a progress bar if a terminal shows stderr but not the text as it is generated."""
+    shows_text = sys.stdout.isatty() and is_streamed(options)
+    if options.quiet or shows_text or not sys.stderr.isatty():
         return steps
     from tqdm import tqdm
 

@@ -1,6 +1,8 @@
-"""From the words of a command line to checked options: every flag, what else it is called, and what it may be.
+"""All flags of the three commands: name, default, check, help; and the way from typed words to checked options.
 
-["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "Once upon"] -> {...} -> options
+    ["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "Once upon"] -> {...} -> Options
+
+`--help` (cli/help.py), the settings of batch rows and of explore.py, and the tables in docs/ derive from these tables.
 """
 
 import contextlib
@@ -11,96 +13,37 @@ import os
 import re
 import sys
 from collections import deque
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import sampling
+import utils
 
-FLAG = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+# ---- checks: (name, value) -> value, or ValueError -------------------------------------------------------------
 
-ALIASES = {  # what others call it -> what we do
-    **dict.fromkeys(("n", "max_new_tokens", "max_tokens", "n_predict", "length"), "n_tokens_to_generate"),
-    **dict.fromkeys(("start", "p"), "prompt"),
-    **dict.fromkeys(("m", "model", "model_name", "init_from", "out_dir"), "model_size"),
-    **dict.fromkeys(("nsamples", "n_samples", "num_return_sequences"), "num_samples"),
-    **dict.fromkeys(("stop_sequences", "stop_strings"), "stop"),
-    **{"temp": "temperature", "typical": "typical_p", "min_tokens": "min_new_tokens", "n_keep": "keep"},
-    **{"repeat_penalty": "repetition_penalty", "no_repeat_ngram": "no_repeat_ngram_size", "jsonl": "json"},
-}
-ANSWERS = {  # what others have and we do not -> what to do in its place
-    "max_length": "it counts the prompt too; --n_tokens_to_generate counts the new tokens",
-    "do_sample": "any of --temperature, --top_k, --top_p and the like is enough to sample",
-    "t": "it could be --temperature, --top_k or --top_p; write it out",
-    "s": "write out --seed or --stop",
-    "device": "NumPy runs on the CPU; OMP_NUM_THREADS sets the number of its threads",
-    "threads": "set the environment variable OMP_NUM_THREADS",
-}
-
-
-def spell_out(arguments, table=None, positional=("prompt",)):
-    """Rewrite arguments so that Fire can read them in one way only: `--name=value` for flags, by our names.
-
-    A word is a flag if it looks like -n, --name or --name=value, so "- milk" and "--a list item" are prompts. A switch
-    does not swallow the prompt behind it, "-" is a prompt (it stands for stdin), and no flag follows "--".
-    table: the flags there are, FLAGS if None. positional: what the words that are no flags are called, in order.
-
-    >>> spell_out(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
-    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', 'Once upon']
-    """
-    table = FLAGS if table is None else table
-    arguments, flags, words = deque(arguments), [], []
-    while arguments:
-        argument = arguments.popleft()
-        if argument == "--":
-            words += arguments
-            break
-        if match := FLAG.fullmatch(argument):
-            flags.append(spell_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
-        else:
-            words.append(argument)
-    names = [name for name, _ in flags]
-    if names.count("stop") > 1:
-        raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
-    for i, (name, word) in enumerate(zip(positional, words, strict=False)):
-        if name in names:
-            raise ValueError(f"the {name} is given twice, as --{name} and as {word!r}; leave one of them out")
-        if word.startswith("-"):
-            words[i] = f"--{name}={word}"
-    return [f"--{name}={value}" for name, value in flags] + words
-
-
-def spell_flag(name, value, following, table, positional):
-    """A flag by our name, and its value, which may be the first of the words that follow it."""
-    name = name if name in table else ALIASES.get(name, name)
-    if value is not None:
-        return name, value
-    switches = [name for name, flag in table.items() if flag.check is switch]
-    opposite = re.sub("^no_?", "", name)
-    if opposite != name and opposite in switches:
-        return opposite, "False"
-    if name in switches:
-        return name, following.popleft() if following and following[0].lower() in ("true", "false") else "True"
-    if following and following[0] != "--" and not FLAG.fullmatch(following[0]):
-        return name, following.popleft()
-    check_known(name, {**table, **dict.fromkeys(positional)})
-    raise ValueError(f"--{name} needs a value; one that begins with a dash is written --{name}=VALUE")
-
-
-# ---- what a flag may be -----------------------------------------------------------------------------------------
-
-
-class Flag:
-    """A flag's default, and the function (name, value) -> value that checks it, or raises ValueError in its words."""
-
-    def __init__(self, default, check, is_value=False):
-        self.default, self.check = default, check
-        self.is_value = is_value  # Fire reads it as a Python value, a number say; else it is the text as typed
+ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def whole(least, most=math.inf):
+    """Return a check for whole numbers from `least` to `most`."""
+
     def check(name, value):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             end = "upwards" if most == math.inf else f"to {most}"
             raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} {end}")
+        return value
+
+    return check
+
+
+def one_of(*choices):
+    """Return a check for one of several words."""
+
+    def check(name, value):
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
         return value
 
     return check
@@ -116,24 +59,15 @@ def text(name, value):
     return str(value)
 
 
-def one_of(*choices):
-    def check(name, value):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
-        return value
-
-    return check
-
-
 def strings(name, value):
-    """One string, with \\n, \\t and \\\\ for what is hard to type, or a JSON list of strings."""
+    """Return a tuple of strings: one string, in which \\n, \\t and \\\\ are escapes, or a JSON list of strings."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # then it is just a text that begins with a bracket
+        with contextlib.suppress(ValueError):  # not JSON: an ordinary text that begins with a bracket
             value = json.loads(value) if value.startswith("[") else value
     if isinstance(value, str):
         value = [re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], value)]
     if not isinstance(value, (list, tuple)) or not all(isinstance(string, str) and string for string in value):
-        raise ValueError(f"{name} is {value!r}; it must be a text, or a JSON list of texts, and none may be empty")
+        raise ValueError(f"{name} is {value!r}; it must be a text or a JSON list of texts, none of them empty")
     return tuple(value)
 
 
@@ -142,90 +76,454 @@ def ids(name, value):
 
 
 def biases(name, value):
-    """A JSON object {"id": number}."""
+    """Return {id: number} from a JSON object {"id": number}."""
     try:
         value = json.loads(value) if isinstance(value, str) else value
         return {int(token): number for token, number in value.items()}
     except (ValueError, TypeError, AttributeError):
         example = '{"50256": -100}'
-        raise ValueError(f"{name} is {value!r}; it must be token ids and numbers, as in '{example}'") from None
+        raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, as in '{example}'") from None
 
 
-def as_it_is(name, value):
+def unchecked(name, value):
     return value  # sampling.py checks it
 
 
-ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
-BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+def several(check):
+    """Return a check for one value or several, as in 0.3,0.7,1.0: a tuple.
+
+    >>> several(unchecked)("temperature", (0.3, 0.7)), several(unchecked)("preset", "chatbot,code_comments")
+    ((0.3, 0.7), ('chatbot', 'code_comments'))
+    """
+
+    def check_several(name, value):
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        values = value if isinstance(value, (list, tuple, set)) else [value]
+        if not values:
+            raise ValueError(f"{name} is an empty list; give one value, or several separated by commas")
+        return tuple(check(name, each) for each in values)
+
+    return check_several
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the command line.
+
+    default: the value if the flag is not given. check: (name, value) -> value, or ValueError. group: its section in
+    --help. help: one sentence for --help. metavar: the name of its value in --help, "" for a switch. aliases: its
+    names in other programs. is_value: whether Fire evaluates the value (a number, a list), or leaves it a string.
+    per_row: whether a row of a batch run may set it.
+    """
+
+    default: object
+    check: Callable
+    group: str
+    help: str
+    metavar: str = ""
+    aliases: tuple[str, ...] = ()
+    is_value: bool = False
+    per_row: bool = False
+
+
+def knob(group, help, metavar, aliases=(), is_value=True, check=unchecked):
+    """Return the flag of a sampling option, which is not given by default."""
+    return Flag(None, check, group, help, metavar, aliases, is_value, per_row=True)
+
+
+def try_value(name):
+    """Return the recommended value of a sampler's knob, for the help."""
+    *_, default = sampling.KNOBS[name]
+    return f"try {default:g}"
+
+
 FLAGS = {
-    "n_tokens_to_generate": Flag(40, whole(0), is_value=True),
-    "model_size": Flag("124M", text),
-    "models_dir": Flag("models", text),
-    "strategy": Flag(None, as_it_is),
-    "preset": Flag(None, as_it_is),
-    **dict.fromkeys((*sampling.KNOBS, *sampling.PENALTIES), Flag(None, as_it_is, is_value=True)),
-    "logit_bias": Flag(None, biases),
-    "banned_ids": Flag((), ids, is_value=True),
-    "seed": Flag(None, whole(0), is_value=True),
-    "num_samples": Flag(1, whole(1), is_value=True),
-    "stop": Flag((), strings),
-    "ignore_eos": Flag(False, switch),
-    "context": Flag("stop", one_of("stop", "slide")),
-    "keep": Flag(0, whole(0), is_value=True),
-    "echo": Flag(False, switch),
-    "stream": Flag(True, switch),
-    "json": Flag(False, switch),
-    "logprobs": Flag(None, whole(0), is_value=True),
-    "quiet": Flag(False, switch),
+    "n_tokens_to_generate": Flag(
+        40,
+        whole(0),
+        "text",
+        "generate at most N new tokens of about four letters each",
+        "N",
+        ("n", "max_new_tokens", "max_tokens", "n_predict", "length"),
+        is_value=True,
+        per_row=True,
+    ),
+    "model_size": Flag(
+        "124M",
+        text,
+        "text",
+        "124M, 355M, 774M, 1558M, or tiny, which is bundled; or the name or path of the folder of another model in "
+        "the format of OpenAI, Hugging Face or nanoGPT",
+        "NAME",
+        ("m", "model", "model_name", "init_from", "out_dir"),
+    ),
+    "models_dir": Flag(utils.MODELS_DIR, text, "text", "folder of the models, and target of downloads", "FOLDER"),
+    "num_samples": Flag(
+        1,
+        whole(1),
+        "text",
+        "generate N continuations, decoded together",
+        "N",
+        ("nsamples", "n_samples", "num_return_sequences"),
+        is_value=True,
+        per_row=True,
+    ),
+    "seed": Flag(
+        None,
+        whole(0),
+        "text",
+        "the same number gives the same text; by default every run draws a new one",
+        "N",
+        is_value=True,
+        per_row=True,
+    ),
+    "temperature": knob(
+        "sampling",
+        "draw at random: 0 is greedy, below 1 is cautious, above 1 is daring; try 0.8",
+        "T",
+        ("temp",),
+    ),
+    "top_p": knob(
+        "sampling",
+        f"draw from the fewest tokens with total probability P, 0 to 1; {try_value('top_p')}",
+        "P",
+    ),
+    "top_k": knob("sampling", f"draw from the K likeliest tokens, 0 for all; {try_value('top_k')}", "K"),
+    "min_p": knob(
+        "sampling",
+        f"draw from tokens at least P times as likely as the likeliest, 0 to 1; {try_value('min_p')}",
+        "P",
+    ),
+    "typical_p": knob(
+        "sampling",
+        "draw from the fewest tokens with total probability P whose surprise is nearest to the entropy, 0 to 1; "
+        f"{try_value('typical_p')}",
+        "P",
+        ("typical",),
+    ),
+    "entmax_alpha": knob(
+        "sampling",
+        f"draw by entmax, from softmax (1) to sparsemax (2); {try_value('entmax_alpha')}",
+        "A",
+    ),
+    "mirostat_tau": knob(
+        "sampling",
+        f"hold the surprise of the text at this number of bits per token; {try_value('mirostat_tau')}",
+        "BITS",
+    ),
+    "mirostat_eta": knob(
+        "sampling",
+        f"rate of the correction by mirostat, 0 to 1; {try_value('mirostat_eta')}",
+        "RATE",
+    ),
+    "strategy": knob(
+        "sampling",
+        "name a combination; options that are not given get the values after 'try', temperature gets 1: "
+        + ", ".join(sampling.STRATEGIES),
+        "NAME",
+        is_value=False,
+    ),
+    "preset": knob(
+        "sampling",
+        "a temperature and a top_p by purpose: " + ", ".join(sampling.PRESETS),
+        "NAME",
+        is_value=False,
+    ),
+    "repetition_penalty": knob(
+        "penalties",
+        "make all tokens so far less likely: divide positive logits by R, multiply negative ones; try 1.2",
+        "R",
+        ("repeat_penalty",),
+    ),
+    "presence_penalty": knob("penalties", "subtract A from the logit of each new token that occurred", "A"),
+    "frequency_penalty": knob("penalties", "subtract A from that logit once per occurrence", "A"),
+    "no_repeat_ngram_size": knob(
+        "penalties",
+        "never repeat a sequence of N tokens; try 3",
+        "N",
+        ("no_repeat_ngram",),
+    ),
+    "logit_bias": knob(
+        "penalties",
+        """add to logits by token id: '{"50256": -5}'""",
+        "JSON",
+        is_value=False,
+        check=biases,
+    ),
+    "banned_ids": Flag((), ids, "penalties", "never use these token ids: '[198, 628]'", "LIST", (), True, True),
+    "stop": Flag(
+        (),
+        strings,
+        "end",
+        r"""end before this text, \n for a new line; or before any text of a list: '["one", "two"]'""",
+        "TEXT",
+        ("stop_sequences", "stop_strings"),
+        per_row=True,
+    ),
+    "min_new_tokens": knob("end", "ban <|endoftext|> until N tokens are generated", "N", ("min_tokens",)),
+    "ignore_eos": Flag(False, switch, "end", "ban <|endoftext|>", per_row=True),
+    "context": Flag(
+        "stop",
+        one_of("stop", "slide"),
+        "end",
+        "slide: at the end of the context, drop the older half and go on",
+        "stop|slide",
+    ),
+    "keep": Flag(0, whole(0), "end", "keep the first N tokens of the prompt when sliding", "N", ("n_keep",), True),
+    "echo": Flag(False, switch, "output", "print the prompt before the text"),
+    "stream": Flag(True, switch, "output", "False: print the text when it is complete", "True|False"),
+    "json": Flag(
+        False,
+        switch,
+        "output",
+        "print one JSON object per sample: prompt, text, finish_reason, seed, index, model, settings, usage, timings",
+        aliases=("jsonl",),
+    ),
+    "logprobs": Flag(
+        None,
+        whole(0),
+        "output",
+        "add the log-probability of every token and of the K likeliest tokens to the JSON",
+        "K",
+        is_value=True,
+    ),
+    "quiet": Flag(False, switch, "output", "print no remarks: no seed, no progress bar, no speed"),
 }
-STRATEGY_FLAGS = ("strategy", "preset", *sampling.KNOBS)
+STRATEGY_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.group == "sampling")
 PENALTY_FLAGS = (*sampling.PENALTIES, "logit_bias", "banned_ids")
+ROW_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.per_row)
+
+
+def without(table, *names):
+    return {name: flag for name, flag in table.items() if name not in names}
+
+
+PICO_FLAGS = without(FLAGS, "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
+BATCH_FLAGS = {
+    "output": Flag(None, text, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
+    "overwrite": Flag(
+        False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
+    ),
+    "batch_size": Flag(
+        None,
+        whole(1),
+        "run",
+        "decode N samples at a time; by default as many as fit in half of the free memory, at most 64",
+        "N",
+        is_value=True,
+    ),
+    "format": Flag(
+        None,
+        one_of("txt", "jsonl", "csv"),
+        "run",
+        "format of PROMPTS if its name does not tell",
+        "txt|jsonl|csv",
+    ),
+    **without(FLAGS, "json", "stream"),
+    "num_samples": replace(FLAGS["num_samples"], check=whole(1, 10_000)),
+}
+VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
+EXPLORE_FLAGS = {
+    "model_size": FLAGS["model_size"],
+    "models_dir": FLAGS["models_dir"],
+    "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),
+    "seed": FLAGS["seed"],
+    "steps": Flag(1, whole(1), "view", "next, plot --heatmap: show N tokens, one after another", "N", is_value=True),
+    "rows": Flag(
+        None,
+        whole(1),
+        "view",
+        "next, plot: show the N likeliest tokens (default 12 and 10; 5 with --steps); score: list the N most "
+        "surprising tokens (default 5, all without colour)",
+        "N",
+        is_value=True,
+    ),
+    "heatmap": Flag(False, switch, "view", "plot: draw the likeliest tokens at each of --steps positions"),
+    "num_samples": replace(FLAGS["num_samples"], group="view", help="sweep: texts per setting"),
+    "n_tokens_to_generate": replace(
+        FLAGS["n_tokens_to_generate"], group="view", help="sweep: at most N new tokens per text"
+    ),
+    "stride": Flag(
+        None,
+        whole(1),
+        "view",
+        "score: move overlapping windows by N tokens, for more context; by default windows do not overlap, as in "
+        "lm-evaluation-harness",
+        "N",
+        is_value=True,
+    ),
+    "output": Flag(
+        None,
+        text,
+        "view",
+        "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file",
+        "FILE",
+    ),
+    "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),
+    **{name: replace(FLAGS[name], check=several(FLAGS[name].check)) for name in VIEW_SETTINGS},
+    "logit_bias": FLAGS["logit_bias"],
+    "banned_ids": FLAGS["banned_ids"],
+}
+
+POSITIONAL_ALIASES = {"start": "prompt", "p": "prompt"}
+UNSUPPORTED_FLAGS = {  # flags of other programs -> what to use instead
+    "max_length": "it counts the prompt too; --n_tokens_to_generate counts the new tokens",
+    "do_sample": "any of --temperature, --top_k, --top_p and similar options is enough to sample",
+    "t": "it could be --temperature, --top_k or --top_p; write it out",
+    "s": "write out --seed or --stop",
+    "device": "NumPy runs on the CPU; OMP_NUM_THREADS sets the number of its threads",
+    "threads": "set the environment variable OMP_NUM_THREADS",
+}
+
+
+def aliases_of(table: Mapping[str, Flag]) -> dict[str, str]:
+    """Return {alias: name} of the flags in a table, and of the prompt."""
+    return POSITIONAL_ALIASES | {alias: name for name, flag in table.items() for alias in flag.aliases}
+
+
+# ---- from words to flags ---------------------------------------------------------------------------------------
+
+FLAG_PATTERN = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+
+
+def normalize_args(
+    arguments: Iterable[str], table: Mapping[str, Flag] = FLAGS, positional: tuple[str, ...] = ("prompt",)
+) -> list[str]:
+    """Rewrite arguments so that Fire reads them in only one way: `--name=value` for flags, by our names.
+
+    A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts. A
+    switch does not consume the word after it, "-" is a prompt (stdin), and all words after "--" are no flags.
+    table: the flags of the command. positional: the names of the other words, in order.
+
+    >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
+    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', 'Once upon']
+    """
+    arguments = deque(arguments)
+    flags = []
+    words = []
+    while arguments:
+        argument = arguments.popleft()
+        if argument == "--":
+            words += arguments
+            break
+        if match := FLAG_PATTERN.fullmatch(argument):
+            flags.append(normalize_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
+        else:
+            words.append(argument)
+    check_given_once([name for name, _ in flags], words, positional)
+    for i, (name, word) in enumerate(zip(positional, words, strict=False)):
+        if word.startswith("-"):
+            words[i] = f"--{name}={word}"
+    return [f"--{name}={value}" for name, value in flags] + words
+
+
+def check_given_once(names, words, positional):
+    """Raise ValueError if --stop or a positional argument is given twice."""
+    if names.count("stop") > 1:
+        raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
+    for name, word in zip(positional, words, strict=False):
+        if name in names:
+            raise ValueError(f"the {name} is given twice, as --{name} and as {word!r}; remove one of them")
+
+
+def normalize_flag(name, value, following, table, positional):
+    """Return a flag's name in the table, and its value, which may be the first of the words that follow."""
+    name = name if name in table else aliases_of(FLAGS).get(name, name)
+    if value is not None:
+        return name, value
+    switches = [name for name, flag in table.items() if flag.check is switch]
+    opposite = re.sub("^no_?", "", name)
+    if opposite != name and opposite in switches:
+        return opposite, "False"
+    if name in switches:
+        return name, following.popleft() if following and following[0].lower() in ("true", "false") else "True"
+    if following and following[0] != "--" and not FLAG_PATTERN.fullmatch(following[0]):
+        return name, following.popleft()
+    check_known(name, {**table, **dict.fromkeys(positional)})
+    raise ValueError(f"--{name} needs a value; write a value that begins with a dash as --{name}=VALUE")
 
 
 def check_known(name, table):
+    """Raise ValueError if a flag is not in the table."""
     if name in table:
         return
-    if name in ANSWERS:
-        raise ValueError(f"there is no flag --{name}: {ANSWERS[name]}")
+    if name in UNSUPPORTED_FLAGS:
+        raise ValueError(f"there is no flag --{name}: {UNSUPPORTED_FLAGS[name]}")
     if name in FLAGS:
-        raise ValueError(f"{os.path.basename(sys.argv[0])} has no --{name}; --help explains those it has")
-    near = difflib.get_close_matches(name, [*table, *(alias for alias in ALIASES if ALIASES[alias] in table)], n=1)
-    hint = f"did you mean --{ALIASES.get(near[0], near[0])}? " if near else ""
-    raise ValueError(f"there is no flag --{name}; {hint}--help explains them all")
+        script = os.path.basename(sys.argv[0])
+        raise ValueError(f"{script} has no --{name}; --help lists its options")
+    aliases = {alias: flag for alias, flag in aliases_of(FLAGS).items() if flag in table}
+    near = difflib.get_close_matches(name, [*table, *aliases], n=1)
+    hint = f"did you mean --{aliases.get(near[0], near[0])}? " if near else ""
+    raise ValueError(f"there is no flag --{name}; {hint}--help lists all options")
 
 
-def refuse(flags, *names):
-    """ValueError for a flag that is known, but not to the script that calls."""
-    for name in names:
-        if name in flags:
-            raise ValueError(f"{os.path.basename(sys.argv[0])} has no --{name}; use gpt2.py")
+# ---- from flags to options -------------------------------------------------------------------------------------
 
 
-def check_flags(flags):
-    """All options, `flags` and the defaults of the rest; ValueError for what cannot be, alone or together."""
-    options = check_each(flags, FLAGS)
+@dataclass(frozen=True)
+class Options:
+    """The checked values of all flags of a command, as attributes: `options.temperature`.
+
+    values: {name: value}, defaults included. given: the names that were set.
+    """
+
+    values: Mapping[str, object]
+    given: tuple[str, ...]
+
+    def __getattr__(self, name):
+        values = self.__dict__.get("values", {})
+        if name not in values:
+            raise AttributeError(f"there is no option {name}")
+        return values[name]
+
+    @property
+    def sampling(self) -> dict:
+        """The arguments of sampling.make_sampler."""
+        return sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
+
+    @property
+    def penalties(self) -> dict:
+        """The arguments of sampling.make_logits_processor, but for those of the model and the prompt."""
+        return {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
+
+    @property
+    def window_keep(self) -> int | None:
+        """The number of ids to keep when the context slides, None if the context does not slide."""
+        return self.values["keep"] if self.values["context"] == "slide" else None
+
+
+def check_options(asked: Mapping[str, object], table: Mapping[str, Flag] = FLAGS) -> Options:
+    """Return the options: `asked` and the defaults of the other flags. Raise ValueError for an invalid combination."""
+    options = check_each(asked, table)
     check_together(options)
     return options
 
 
-def check_each(flags, table):
-    """All options of the table; ValueError for a flag that it does not have, or a value that cannot be."""
-    for name in flags:
+def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Options:
+    """Return the options of a table. Raise ValueError for an unknown flag or an invalid value."""
+    for name in asked:
         check_known(name, table)
-    given = sampling.given(flags)
-    options = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
-    return SimpleNamespace(**options, given=tuple(given))
+    given = sampling.without_none(asked)
+    values = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
+    return Options(MappingProxyType(values), tuple(given))
 
 
 def check_together(options):
-    """ValueError for options that contradict each other."""
-    sampling.make_sampler(**{name: getattr(options, name) for name in STRATEGY_FLAGS})
-    sampling.make_processor(**{name: getattr(options, name) for name in PENALTY_FLAGS})
-    if (options.min_new_tokens or 0) > options.n_tokens_to_generate:
+    """Raise ValueError for options that contradict each other."""
+    sampling.make_sampler(**options.sampling)
+    sampling.make_logits_processor(**options.penalties)
+    values = options.values
+    shortest = values.get("min_new_tokens") or 0
+    if shortest > options.n_tokens_to_generate:
         raise ValueError(
-            f"min_new_tokens is {options.min_new_tokens}, but n_tokens_to_generate only {options.n_tokens_to_generate}"
+            f"min_new_tokens is {shortest}, but n_tokens_to_generate is only {options.n_tokens_to_generate}"
         )
-    if options.logprobs is not None and not options.json:
-        raise ValueError("logprobs are part of the JSON output: add --json, or leave out --logprobs")
-    if options.keep and options.context != "slide":
-        raise ValueError("keep has no effect unless the context slides: add --context slide, or leave out --keep")
+    if values.get("logprobs") is not None and values.get("json") is False:
+        raise ValueError("logprobs are part of the JSON output: add --json, or remove --logprobs")
+    if values.get("keep") and options.context != "slide":
+        raise ValueError("keep has no effect unless the context slides: add --context slide, or remove --keep")

@@ -1,25 +1,32 @@
-"""Where a prompt comes from: an argument, a file, a pipe, or somebody at a terminal who types one after another."""
+"""Sources of a prompt: an argument, a file, a pipe, or a terminal that asks for one prompt after another."""
 
 import contextlib
 import logging
 import re
 import select
 import sys
+from collections.abc import Callable
 
 from checkpoints import files
 from cli.command import as_utf8
 
 log = logging.getLogger("picogpt")
 
+# ---- one prompt ------------------------------------------------------------------------------------------------
 
-def check_words(prompt, words):
+
+def check_words(prompt: str | None, words: tuple) -> None:
+    """Raise ValueError if the prompt was split into several words."""
     if words:
         several = " ".join(map(str, (prompt, *words)))
-        raise ValueError(f"the prompt must be in quotes: {several!r} came as several words")
+        raise ValueError(f"the prompt must be in quotes: {several!r} arrived as several words")
 
 
-def read_prompt(prompt):
-    """The text to continue: what was typed, a file, what is piped in, or both; None if a person is to be asked."""
+def read_prompt(prompt: str | None) -> str | None:
+    """Return the text to continue: an argument, a file, piped text, or piped text and an argument.
+
+    Returns None if there is no prompt and stdin is a terminal.
+    """
     if prompt == "-":
         return drop_newline(read_stdin())
     if prompt is not None and prompt.startswith("FILE:"):
@@ -27,7 +34,7 @@ def read_prompt(prompt):
     if sys.stdin is not None and sys.stdin.isatty():
         return prompt
     if prompt is not None:
-        remark_if_waiting()
+        warn_about_idle_pipe()
         return read_stdin() + prompt
     piped = read_stdin()
     if piped:
@@ -47,33 +54,36 @@ def read_stdin():
     if sys.stdin is None:  # closed
         return ""
     if sys.stdin.isatty():
-        log.info("Type the prompt; a line with Ctrl-D alone ends it.")
+        log.info("Type the prompt and end it with Ctrl-D on a line of its own.")
     return decode(sys.stdin.buffer.read(), "stdin")
 
 
-def remark_if_waiting():
-    """A pipe that nobody writes to and nobody closes stops a run that has its prompt: the one remark for logs too."""
-    with contextlib.suppress(OSError, ValueError, TypeError):  # no pipe, no stdin, or Windows, which waits for sockets
+def warn_about_idle_pipe():
+    """Warn, even in logs, that a pipe without a writer blocks a run that already has its prompt."""
+    with contextlib.suppress(OSError, ValueError, TypeError):  # not a pipe, no stdin, or Windows
         if not select.select([sys.stdin], [], [], 1.0)[0]:
-            print("Waiting for the end of what is piped in; add < /dev/null if nothing is.", file=sys.stderr)
+            log.warning("Waiting for the end of the piped text; add < /dev/null if there is none.")
 
 
 def decode(data, source):
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 text (byte {error.start}); convert it, with iconv say") from None
+        raise ValueError(f"{source} is not UTF-8 text (byte {error.start}); convert it, for example by iconv") from None
 
 
 def drop_newline(text):
-    """Files and `echo` end in a newline that nobody meant as part of the prompt."""
+    """Remove the last newline, which files and `echo` append to a text."""
     return re.sub(r"\r?\n\Z", "", text)
 
 
-def prompt_loop(answer):
-    """Ask for prompts and call `answer(prompt, index)`, until Ctrl-D; Ctrl-C stops only the text that is coming."""
-    with contextlib.suppress(ImportError):  # Windows has none
-        import readline  # noqa: F401, its import gives input() a history and the arrow keys
+# ---- the prompt loop -------------------------------------------------------------------------------------------
+
+
+def prompt_loop(answer: Callable[[str, int], None]) -> None:
+    """Ask for prompts and call `answer(prompt, index)` until Ctrl-D. Ctrl-C stops only the current answer."""
+    with contextlib.suppress(ImportError):  # Windows has no readline
+        import readline  # noqa: F401, its import gives input() a history and line editing
     log.info("Type the beginning of a text. Ctrl-C stops the answer, Ctrl-D leaves.")
     index = 0
     while True:
@@ -83,15 +93,16 @@ def prompt_loop(answer):
                 index += 1
                 answer(prompt, index - 1)
         except EOFError:
-            return log.info("")
+            log.info("")
+            return
         except KeyboardInterrupt:
             log.info("")
         except ValueError as error:
-            print(f"Error: {error}", file=sys.__stderr__)
+            log.error(f"Error: {error}")
 
 
 def ask_once(sign):
-    """A line from the person at the terminal; where stdout is a file or a pipe, the sign goes to stderr."""
+    """Return a line from the terminal. If stdout is a file or a pipe, the sign goes to stderr."""
     if sys.stdout.isatty():
         return input(sign)
     print(sign, end="", file=sys.stderr, flush=True)

@@ -1,199 +1,133 @@
-"""Many prompts at once: continuous batching.
+"""Continuous batching: many texts share every pass through the model.
 
-A decoding step reads every weight once, whether it computes a token for one text or for sixty-four, so texts should
-share it. Texts of different lengths can: each has a slot with keys and values of its own, all slots take each step
-together, and when a text ends the next prompt takes its slot at once (Yu et al. 2022, "Orca").
+A step of the model costs little more for sixteen texts than for one, because its time goes into reading the weights.
+Texts of different lengths share it: each has a slot with its own keys and values, all slots take every step together,
+and when a text ends, the next prompt takes its slot at once (Yu et al. 2022, "Orca").
 
-    jobs -> sequences -> admit: prefill, a slot for each -> step: one token for all -> leave: the slot is free again
+    jobs -> sequences -> slots (engine/slots.py) -> logits -> Completion.extend (engine/completion.py)
 
-All that is specific to texts of different lengths is in SlotCache; the model is gpt2.py's, as it is.
+The model is the one of gpt2.py.
 """
 
 import itertools
+from collections.abc import Iterable, Iterator
 
-import numpy as np
+from engine.completion import Completion
+from engine.slots import Prefix, Sequence, Slots, slide
+from gpt2 import check_request
 
-from engine import prefill as threads
-from gpt2 import LayerCache, gpt2, kv_cache, slide, transformer
-
-PREFILL_TOKENS = 512  # of new prompts that are computed in one pass: enough for the products, little for the memory
+# ---- jobs ------------------------------------------------------------------------------------------------------
 
 
 class Job:
-    """A prompt and how it is to be continued.
+    """A prompt and its completions.
 
-    prompt: ids, one or more. samples: sampling.Sample objects, which get the new ids. n_tokens: how many at most, from
-    1. keep: as in gpt2.generate_samples. `error` stays None unless a sampler could not go on; then it says why.
+    prompt: ids, at least one. completions: Completion objects, which receive the new ids. n_tokens: the most new ids
+    of each. keep: None ends a completion with the context. A number lets it go on: the window then slides to the first
+    `keep` ids and the newest half of the others that fit, and is computed again.
+    Attribute: `error`, the message of a sampler that failed, or None.
     """
 
-    def __init__(self, prompt, samples, n_tokens, keep=None):
-        self.prompt, self.samples, self.n_tokens, self.keep, self.error = prompt, samples, n_tokens, keep, None
+    def __init__(self, prompt: list[int], completions: list[Completion], n_tokens: int, keep: int | None = None):
+        self.prompt = prompt
+        self.completions = completions
+        self.n_tokens = n_tokens
+        self.keep = keep
+        self.error = None
+        if n_tokens == 0:
+            self.finish("length")
 
-    def extend(self, sample, logits, is_full):
-        """Choose the sample's next token, and note if it is the last. is_full: the context has no room for another."""
+    @property
+    def is_finished(self) -> bool:
+        return all(completion.finish_reason for completion in self.completions)
+
+    def extend(self, completion, logits, is_full):
+        """Choose the next token of one completion. A sampler that fails ends this job; other jobs go on."""
         try:
-            sample.extend(logits, self.prompt)
-        except ValueError as error:  # of this job alone: the other slots go on
+            completion.extend(logits, self.prompt, self.n_tokens, is_full and self.keep is None)
+        except ValueError as error:
             self.error = str(error)
-            for other in self.samples:
-                other.ended = "error"
-        if len(sample.ids) == self.n_tokens:
-            sample.ended = sample.ended or "length"
-        elif is_full and self.keep is None:
-            sample.ended = sample.ended or "context"
+            self.finish("error")
 
-
-class Prefix:
-    """The ids a sequence begins with, and, once computed, where the keys and values are of all but the last."""
-
-    def __init__(self, ids):
-        self.ids, self.cache, self.row = ids, None, None
-
-
-class Sequence:
-    """A sample in a slot. Its newest id is not in the cache yet: the next step puts it there."""
-
-    def __init__(self, job, sample, prefix):
-        self.job, self.sample, self.prefix = job, sample, prefix
-        self.newest, self.n_cached = prefix.ids[-1], len(prefix.ids) - 1
-
-
-class SlotCache(LayerCache):
-    """The keys and values of one layer for sequences of different lengths: `length` is [n_rows, 1]."""
-
-    def append(self, k, v):  # [n_rows, n_head, 1, d_head] twice -> [n_rows, n_head, n_total, d_head] twice
-        """Store the new position of each row behind its last; return everything so far, as views."""
-        n_rows, ends = len(k), self.length[:, 0]
-        self.k[np.arange(n_rows), :, ends] = k[..., 0, :]
-        self.v[np.arange(n_rows), :, ends] = v[..., 0, :]
-        n_total = ends.max() + 1  # the longest; what a shorter row has there is masked
-        return self.k[:n_rows, :, :n_total], self.v[:n_rows, :, :n_total]
-
-
-class Slots:
-    """The sequences in the making, `live`, and their keys and values: row i of every layer is that of live[i]."""
-
-    def __init__(self, params, n_head, n_slots):
-        self.params, self.n_head, self.n_slots = params, n_head, n_slots
-        self.layers, self.live = [], []
-        self.grow(0)
-
-    def grow(self, n_positions):
-        """Make room for sequences of so many positions."""
-        empty = kv_cache(self.params, self.n_head, n_positions, batch=(self.n_slots,))
-        old, self.layers = self.layers, [SlotCache(layer.k, layer.v) for layer in empty]
-        for new, layer in zip(self.layers, old, strict=False):
-            for i, sequence in enumerate(self.live):
-                copy(new, i, layer, i, sequence.n_cached)
-
-    def admit(self, coming):
-        """Give each of the new sequences a slot, with the keys and values of its prefix."""
-        prefixes = dict.fromkeys(sequence.prefix for sequence in coming)  # samples of one job share theirs
-        prefill_all([prefix for prefix in prefixes if prefix.cache is None], self.params, self.n_head)
-        n_ctx, n_positions = len(self.params["wpe"]), self.layers[0].k.shape[-2]
-        needed = max((n_needed(sequence, n_ctx) for sequence in coming), default=0)
-        if needed > n_positions:
-            self.grow(min(n_ctx, -(-needed // 32) * 32))  # in multiples of 32, not for every row that is a bit longer
-        for sequence in coming:
-            for layer, computed in zip(self.layers, sequence.prefix.cache, strict=True):
-                copy(layer, len(self.live), computed, sequence.prefix.row, sequence.n_cached)
-            self.live.append(sequence)
-            sequence.prefix = None  # its memory goes with the last that needs it
-
-    def step(self):
-        """Compute every sequence's newest id; return the logits that follow it: [n_rows, n_vocab]."""
-        length = np.array([[sequence.n_cached] for sequence in self.live])  # [n_rows, 1]
-        for layer in self.layers:
-            layer.length = length
-        newest = [[sequence.newest] for sequence in self.live]  # [n_rows, 1]
-        logits = gpt2(newest, **self.params, n_head=self.n_head, cache=self.layers, last_only=True)
-        for sequence in self.live:
-            sequence.n_cached += 1
-        return logits[:, -1]  # [n_rows, 1, n_vocab] -> [n_rows, n_vocab]
-
-    def leave(self, i):
-        """Free slot i; the last sequence moves into the gap, so that the rows in use stay the first ones."""
-        last = self.live.pop()
-        if i < len(self.live):
-            for layer in self.layers:
-                copy(layer, i, layer, len(self.live), last.n_cached)
-            self.live[i] = last
-
-
-def copy(layer, row, other, other_row, n):
-    """Copy the first n positions of one row of keys and values to a row of another cache."""
-    layer.k[row, :, :n] = other.k[other_row, :, :n]
-    layer.v[row, :, :n] = other.v[other_row, :, :n]
-
-
-def n_needed(sequence, n_ctx):
-    """How many positions the sequence will fill: its last id is never fed back."""
-    return min(n_ctx, sequence.n_cached + sequence.job.n_tokens - len(sequence.sample.ids))
-
-
-def prefill_all(prefixes, params, n_head):
-    """Compute the keys and values of prefixes, in groups; several groups at a time if there is a core for each."""
-    n_tokens = sum(len(prefix.ids) for prefix in prefixes)
-    groups = list(alike(prefixes, min(PREFILL_TOKENS, -(-n_tokens // threads.n_pieces(n_tokens)))))
-    sizes = [len(group) * len(group[0].ids) for group in groups]
-    threads.side_by_side(lambda group: prefill(group, params, n_head), groups, sizes)
-
-
-def alike(prefixes, n_tokens):
-    """Groups of prefixes of about the same length, to be computed together: padded, a group is `n_tokens` long."""
-    group = []
-    for prefix in sorted(prefixes, key=lambda prefix: len(prefix.ids), reverse=True):
-        if group and (len(group) + 1) * len(group[0].ids) > n_tokens:
-            yield group
-            group = []
-        group.append(prefix)
-    if group:
-        yield group
-
-
-def prefill(prefixes, params, n_head):
-    """Compute the keys and values of prefixes, the longest first, as one batch."""
-    n_seq = len(prefixes[0].ids) - 1
-    cache = kv_cache(params, n_head, n_seq, batch=(len(prefixes),))
-    inputs = np.zeros((len(prefixes), n_seq), dtype=int)
-    for row, prefix in enumerate(prefixes):
-        inputs[row, : len(prefix.ids) - 1] = prefix.ids[:-1]  # what pads the others comes later, so they never see it
-        prefix.cache, prefix.row = cache, row
-    if n_seq:
-        weights = {name: params[name] for name in ("wte", "wpe", "blocks")}
-        threads.prefill(transformer, inputs, **weights, n_head=n_head, cache=cache, last_only=True)
+    def finish(self, reason):
+        for completion in self.completions:
+            completion.finish_reason = reason
 
 
 def sequences(jobs, n_ctx):
+    """Yield a sequence for each unfinished completion of each job."""
     for job in jobs:
-        prefix = Prefix(slide(job.prompt, job.keep, n_ctx))
-        for sample in job.samples:
-            if not sample.ended:
-                yield Sequence(job, sample, prefix)
+        unfinished = [completion for completion in job.completions if not completion.finish_reason]
+        prefix = Prefix(slide(job.prompt, job.keep, n_ctx), len(unfinished))
+        for completion in unfinished:
+            if not completion.finish_reason:  # the job may have failed since
+                yield Sequence(job, completion, prefix)
 
 
-def decode_together(jobs, params, n_head, n_slots):
-    """Continue all jobs, up to `n_slots` samples at a time; yield, after each step, the jobs that took part in it.
+# ---- the loop --------------------------------------------------------------------------------------------------
 
-    jobs: an iterable of Job, from which one more is taken only when a slot is free. A sample that has `ended` leaves
-    its slot: for the reasons in gpt2.generate_samples, for a job's `error`, or because whoever reads along said so.
+
+def decode_together(jobs: Iterable[Job], params: dict, n_head: int, n_slots: int) -> Iterator[list[Job]]:
+    """Continue all jobs, up to `n_slots` completions at a time; yield after each step the jobs that took part in it.
+
+    A job is taken from the iterable only when a slot is free. A completion leaves its slot when it has a finish
+    reason, which the caller may set too. A job whose sampler fails gets an `error`; the others go on.
     """
-    n_ctx = len(params["wpe"])
-    slots, waiting, slid = Slots(params, n_head, n_slots), sequences(jobs, n_ctx), []
+    slots = Slots(params, n_head, n_slots)
+    waiting = sequences(jobs, slots.n_ctx)
+    slid = []
     while True:
+        logits = slots.step()
         n_free = n_slots - len(slots.live) - len(slid)
-        slots.admit(slid + list(itertools.islice(waiting, n_free)))
+        logits += slots.admit(slid + list(itertools.islice(waiting, n_free)))
         if not slots.live:
             return
-        for sequence, logits in zip(slots.live, slots.step(), strict=True):
-            sequence.job.extend(sequence.sample, logits, is_full=sequence.n_cached == n_ctx)
-            sequence.newest = sequence.sample.ids[-1] if sequence.sample.ids else None
+        for sequence, row_logits in zip(slots.live, logits, strict=True):
+            if not sequence.completion.finish_reason:
+                is_full = sequence.n_cached == slots.n_ctx
+                sequence.job.extend(sequence.completion, row_logits, is_full)
         yield list(dict.fromkeys(sequence.job for sequence in slots.live))
-        slid = []
-        for i in reversed(range(len(slots.live))):
-            sequence = slots.live[i]
-            if sequence.sample.ended or sequence.n_cached == n_ctx:
-                slots.leave(i)
-            if not sequence.sample.ended and sequence.n_cached == n_ctx:
-                ids = sequence.job.prompt + sequence.sample.ids
-                slid.append(Sequence(sequence.job, sequence.sample, Prefix(slide(ids, sequence.job.keep, n_ctx))))
+        slid = slots.retire()
+
+
+def generate_samples(
+    inputs: Iterable[int],
+    params: dict,
+    n_head: int,
+    n_tokens_to_generate: int,
+    completions: list[Completion],
+    keep: int | None = None,
+) -> Iterator[list[Completion]]:
+    """Continue one prompt in several ways; yield after each step the completions that took part in it.
+
+    inputs: the ids of the prompt, as in gpt2.generate. completions, keep: as in Job. Raises ValueError on the first
+    step as gpt2.generate does, and later if a sampler fails.
+    """
+    inputs = list(inputs)
+    n_ctx = len(params["wpe"]) if keep is None else max(1, len(inputs))
+    prompt = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)
+    job = Job(prompt, completions, n_tokens_to_generate, keep)
+    live = completions
+    for _ in decode_together([job], params, n_head, n_slots=len(completions)):
+        if job.error:
+            raise ValueError(job.error)
+        yield live
+        live = [completion for completion in live if not completion.finish_reason]
+
+
+def generate_by(generate, inputs, params, n_head, n_tokens_to_generate, completions, keep=None):
+    """The same steps as `generate_samples`, computed by a reference loop such as gpt2_pico.generate: one completion."""
+    (completion,) = completions
+    job = Job(list(inputs), completions, n_tokens_to_generate, keep)
+    n_ctx = len(params["wpe"])
+    no_token = -1
+
+    def choose(logits, rng):
+        n_cached = len(job.prompt) + len(completion.ids)
+        completion.extend(logits, job.prompt, n_tokens_to_generate, is_full=n_cached == n_ctx)
+        return no_token if completion.finish_reason == "eos" else completion.ids[-1]
+
+    for _ in generate(job.prompt, params, n_head, n_tokens_to_generate, choose, stop_ids=(no_token,)):
+        yield completions
+        if completion.finish_reason:
+            return

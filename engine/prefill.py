@@ -1,34 +1,33 @@
-"""Prompts on every core: pieces of a long one, or many short ones, that go through the model side by side.
+"""Prefill on every core: chunks of a long prompt, or many short prompts, go through the model side by side.
 
-OpenBLAS computes the matrix products of a prompt on all cores, but softmax, gelu and all else between them run on one,
-for a third of the time. So a long prompt is cut into as many pieces as there are cores, and each goes through the
-whole model in a thread of its own, products included. All that a piece needs from those before it is their keys and
-values, a layer at a time:
+OpenBLAS computes the matrix products of a prompt on all cores, but softmax, gelu and the other steps between them run
+on one core, for a third of the time. A long prompt is therefore cut into one chunk per core, and each chunk goes
+through the whole model in a thread of its own, products included. A chunk needs the keys and values of the chunks
+before it, one layer at a time:
 
-    first piece    layer 1 | layer 2 | layer 3 | ...
-    second piece   layer 1 | layer 2 | layer 3 | ...    in each, the keys and values of the first are there, or awaited
+    first chunk    layer 1 | layer 2 | layer 3 | ...
+    second chunk   layer 1 | layer 2 | layer 3 | ...    each layer waits for the first chunk's keys and values
 
-The model is gpt2.py's, as it is; only the cache that it is given waits. Many short prompts of a batch, which need
-nothing of each other, are computed side by side in the same way. This needs threadpoolctl, for OpenBLAS must keep to
-the one core of whoever calls it: threads that all want all cores are slower than one. Without it, and for what is too
-short, one thing is computed after another, on all cores as far as OpenBLAS goes.
+The model is the one of gpt2.py; only its cache waits. Short prompts of a batch are independent and run side by side
+without waiting. Both need threadpoolctl, which limits OpenBLAS to one thread per caller: oversubscribed BLAS threads
+are slower than one. Without it, and for short inputs, prompts run one after another on OpenBLAS's own threads.
 """
 
 import functools
 import logging
 import os
 import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+CHUNK_TOKENS = 256  # tokens per chunk, at least: smaller products lose more than the parallel steps gain
 log = logging.getLogger("picogpt")
-
-PIECE = 256  # tokens of a piece, at least: products of fewer rows lose more than the rest wins
 
 
 class Relay(threading.Condition):
-    """Tells the waiting pieces that keys and values have come, or, if `is_over`, that none will."""
+    """Tells waiting chunks that keys and values have arrived, or, if `is_over`, that none will."""
 
     is_over = False
 
@@ -38,94 +37,100 @@ class Relay(threading.Condition):
             self.notify_all()
 
 
-class PieceCache:
-    """What a LayerCache is to one piece: `length` is where the piece begins, and `append` waits until it can."""
+class ChunkCache:
+    """The LayerCache of one chunk: `length` is the position where the chunk begins, and `append` waits for its turn."""
 
     def __init__(self, layer, length, relay):
-        self.layer, self.k, self.length, self.relay = layer, layer.k, length, relay
+        self.layer = layer
+        self.k = layer.k
+        self.length = length
+        self.relay = relay
 
-    def append(self, k, v):  # [..., n_head, n_seq, d_head] twice -> [..., n_head, n_total, d_head] twice
-        """Store what is new behind all earlier pieces; return everything so far, as views."""
+    def append(self, k, v):  # 2 x [..., n_head, n_seq, d_head] -> 2 x [..., n_head, n_total, d_head]
+        """Store the new keys and values after those of all earlier chunks; return all of them, as views."""
         with self.relay:
             self.relay.wait_for(lambda: self.layer.length == self.length or self.relay.is_over)
             if self.relay.is_over:
-                raise RuntimeError("another piece of the prompt could not be computed")
+                raise RuntimeError("another chunk of the prompt failed")
             self.relay.notify_all()
             return self.layer.append(k, v)
 
 
-def prefill(forward, inputs, cache, **arguments):  # ids [..., n_seq] -> what forward gives for the last of them
-    """`forward(inputs, cache=cache, **arguments)`, in pieces if there is a piece for every core.
+def prefill(forward: Callable, inputs, cache: list, **arguments) -> np.ndarray:  # [..., n_seq] -> [..., 1, n]
+    """Return `forward(inputs, cache=cache, **arguments)`, computed in chunks if there is one for every core.
 
-    forward: gpt2.gpt2 or gpt2.transformer, whose arguments must include last_only=True. cache: as from gpt2.kv_cache.
+    forward: gpt2.transformer or gpt2.gpt2, whose arguments must include last_only=True. cache: see gpt2.make_kv_cache.
     """
     inputs = np.asarray(inputs)
-    n = n_pieces(inputs.shape[-1])
+    n = n_chunks(inputs.shape[-1])
     if n == 1:
         return forward(inputs, cache=cache, **arguments)
-    return in_pieces(forward, inputs, cache, n, **arguments)
+    return in_chunks(forward, inputs, cache, n, **arguments)
 
 
-def n_pieces(n_tokens):
-    """One for every core if so many tokens are worth it; else one."""
-    return min(n_cores(), n_threads()) if n_tokens >= PIECE * max(2, n_cores()) else 1
+def n_chunks(n_tokens: int) -> int:
+    """Return the number of cores if that many chunks are large enough, otherwise 1."""
+    is_long = n_tokens >= CHUNK_TOKENS * max(2, n_cores())
+    return min(n_cores(), n_threads()) if is_long else 1
 
 
-def in_pieces(forward, inputs, cache, n, **arguments):  # the same again
-    """The same in `n` pieces, however short they are; threadpoolctl must be there."""
-    n_past, relay = cache[0].length, Relay()
+def in_chunks(forward, inputs, cache, n, **arguments):  # [..., n_seq] -> [..., 1, n]
+    """Compute `forward` in `n` chunks of any length; requires threadpoolctl."""
+    n_past = cache[0].length
+    relay = Relay()
 
     def run(start, stop):
-        piece = [PieceCache(layer, n_past + start, relay) for layer in cache]
-        return forward(inputs[..., start:stop], cache=piece, **arguments)
+        chunk_cache = [ChunkCache(layer, n_past + start, relay) for layer in cache]
+        return forward(inputs[..., start:stop], cache=chunk_cache, **arguments)
 
-    # The later a piece, the more it looks back at: shorter pieces take as long.
+    # A later chunk attends to more positions; a shorter one takes equally long.
     edges = [round(inputs.shape[-1] * (i / n) ** 0.9) for i in range(n + 1)]
-    with one_core_each(), ThreadPoolExecutor(n) as pool:
+    with one_blas_thread_each(), ThreadPoolExecutor(n) as pool:
         try:
             return list(pool.map(run, edges[:-1], edges[1:]))[-1]
-        except BaseException:  # a piece failed, or Ctrl-C: let the others neither wait nor go on
+        except BaseException:  # a chunk failed, or Ctrl-C: the others must not wait or go on
             relay.end()
             raise
 
 
-def side_by_side(function, items, sizes):
-    """Call `function` with every item, on one core each if that keeps all cores busy; else in turns, on all cores each.
+def in_parallel(function: Callable, items: Iterable, sizes: Sequence[int]) -> None:
+    """Call `function` with every item: on one core each if that keeps all cores busy, otherwise one after another.
 
-    sizes: how many tokens an item is, padding included.
+    sizes: the number of tokens of each item, padding included.
     """
-    n = n_pieces(sum(sizes))
-    if n == 1 or n * max(sizes) > 1.2 * sum(sizes):  # one core would work on alone
+    n = n_chunks(sum(sizes))
+    leaves_a_core_idle = n * max(sizes, default=0) > 1.2 * sum(sizes)
+    if n == 1 or leaves_a_core_idle:
         for item in items:
             function(item)
     else:
-        with one_core_each(), ThreadPoolExecutor(n) as pool:
-            list(pool.map(function, items))  # which raises what went wrong
+        with one_blas_thread_each(), ThreadPoolExecutor(n) as pool:
+            list(pool.map(function, items))  # list: raises the exception of an item that failed
 
 
 @functools.cache  # every decoding step asks
-def n_cores():
+def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
-def controller():
-    """threadpoolctl's hold on the library that NumPy multiplies with, or None."""
+def blas_controller():
+    """Return the threadpoolctl controller of NumPy's BLAS, or None without threadpoolctl."""
     try:
         import threadpoolctl
     except ImportError:
         if "openblas" in str(np.show_config(mode="dicts")):
-            log.info("a prompt of this length is read faster after: pip install threadpoolctl")
+            log.info("Tip: pip install threadpoolctl speeds up prompts of this length.")
         return None
     return threadpoolctl.ThreadpoolController().select(user_api="blas")
 
 
-def n_threads():
-    """How many threads compute a product; 1 also if that is not ours to change for all who call, as with OpenMP."""
-    libraries = controller().info() if controller() else []
-    ours = [library["num_threads"] for library in libraries if library.get("threading_layer") == "pthreads"]
-    return max(ours, default=1)
+def n_threads() -> int:
+    """Return the number of BLAS threads; 1 if the limit cannot be set for the whole process, as with OpenMP."""
+    libraries = blas_controller().info() if blas_controller() else []
+    n_settable = [library["num_threads"] for library in libraries if library.get("threading_layer") == "pthreads"]
+    return max(n_settable, default=1)
 
 
-def one_core_each():
-    return controller().limit(limits=1)
+def one_blas_thread_each():
+    return blas_controller().limit(limits=1)

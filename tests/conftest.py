@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by mor
 import numpy as np
 import pytest
 
+import cli.command
 import gpt2
-from cli import command, flags
+from cli import help
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
@@ -34,22 +35,15 @@ def four_at_once(function):
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Run a script within this process, as if its words had been typed: (exit code, stdout, stderr)."""
+    """Run a script in this process with the given words: (exit code, stdout, stderr)."""
 
-    def run(*args, main=gpt2.main, table=flags.FLAGS, piped=b""):
+    def run(*words, main=gpt2.main, command=help.GPT2, piped=b""):
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(
-            sys,
-            "argv",
-            [
-                {"runner.local": "batch", "views.command": "explore"}.get(main.__module__, main.__module__) + ".py",
-                *map(str, args),
-            ],
-        )
+        monkeypatch.setattr(sys, "argv", [command.usage.split()[0], *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
         code = 0
         try:
-            command.run(main, table)
+            cli.command.run(main, command)
         except SystemExit as exit:
             code = exit.code
         return code, *capsys.readouterr()

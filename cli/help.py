@@ -1,0 +1,108 @@
+"""`--help`, generated from the tables of cli/flags.py, and what else a command is for `cli.command.run`."""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cli.flags import FLAGS, PICO_FLAGS, Flag
+
+WIDTH = 79
+NAME_WIDTH = 29  # columns of the names of the flags
+
+GROUPS = {  # heading of each group of flags
+    "run": "The run",
+    "view": "The view",
+    "text": "The text",
+    "sampling": "The choice of each token: the likeliest, unless an option says otherwise",
+    "penalties": "Penalties, biases and bans",
+    "end": "The end of the text: <|endoftext|>, N tokens, the end of the context, or",
+    "output": "Output: new text goes to stdout, remarks to a terminal on stderr",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its flags, and the parts of its help that are not about a flag.
+
+    usage: the words after `python`. about: paragraphs, wrapped here; one that begins with a space stays as it is.
+    examples: complete command lines.
+    """
+
+    usage: str
+    about: str
+    flags: Mapping[str, Flag]
+    examples: tuple[str, ...]
+    closing: str = ""
+
+
+GPT2 = Command(
+    usage='gpt2.py "PROMPT" [--option value ...]',
+    about="""Continue a text with GPT-2.
+
+        The prompt is a quoted text, FILE:notes.txt, or the text of a pipe; if both are given, the piped text comes
+        first. "" starts from nothing. Without a prompt, a terminal asks for one after another. Put a prompt that looks
+        like an option after --, or write --prompt="-x".""",
+    flags=FLAGS,
+    closing="""Names may be written with - for _. Names of other programs work too: -n, --max_new_tokens, --start,
+        --temp, --repeat_penalty, --init_from. Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C.""",
+    examples=(
+        'python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8',
+        'python gpt2.py "Alan Turing theorized that computers would one day become"',
+        'python gpt2.py "The meaning of life is" --top_p 0.9 --seed 7 --num_samples 3',
+        r'cat story.txt | python gpt2.py --temperature 0.7 --stop "\n" > next.txt',
+    ),
+)
+PICO = Command(
+    usage='gpt2_pico.py "PROMPT" [--option value ...]',
+    about="""Continue a text with the minimal form of GPT-2. It is slow, because it computes the whole text again for
+        every token, and it generates one sample, without penalties.""",
+    flags=PICO_FLAGS,
+    examples=('python gpt2_pico.py "Once upon a time" --model_size tiny --temperature 0.8',),
+)
+
+
+def render(command: Command) -> str:
+    """Return the help of a command, at most WIDTH columns wide."""
+    parts = [*paragraphs(command.about), f"  python {command.usage}"]
+    parts.insert(1, parts.pop())  # the usage comes after the first paragraph
+    parts += [section(command.flags, group) for group in GROUPS if has_flags(command.flags, group)]
+    parts.append("  --help, --version")
+    parts += paragraphs(command.closing)
+    parts.append("\n".join(["Examples", *(f"  {line}" for line in command.examples)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def paragraphs(text):
+    """Return the paragraphs of a text, wrapped. The lines of a table, which begin with "| ", are not joined."""
+    return [wrap_paragraph(textwrap.dedent(part).strip("\n")) for part in text.split("\n\n") if part.strip()]
+
+
+def wrap_paragraph(text):
+    lines = [line.strip() for line in text.splitlines()]
+    if all(line.startswith("| ") for line in lines):
+        return "\n".join("  " + line.removeprefix("| ") for line in lines)
+    return textwrap.fill(" ".join(lines), WIDTH, break_on_hyphens=False)
+
+
+def has_flags(flags, group):
+    return any(flag.group == group for flag in flags.values())
+
+
+def section(flags, group):
+    """Return the heading of a group and a hanging paragraph per flag."""
+    lines = [GROUPS[group]]
+    for name, flag in flags.items():
+        if flag.group == group:
+            lines += describe(name, flag)
+    return "\n".join(lines)
+
+
+def describe(name, flag):
+    """Return the lines about one flag: its name, and beside it its help and its default."""
+    label = f"  --{name} {flag.metavar}".rstrip()
+    has_default = flag.default not in (None, (), False)
+    text = f"{flag.help} (default {flag.default})" if has_default else flag.help
+    indent = " " * NAME_WIDTH
+    wrapped = textwrap.wrap(text, WIDTH - NAME_WIDTH, break_on_hyphens=False, break_long_words=False)
+    first, *rest = wrapped
+    return [f"{label:{NAME_WIDTH}}{first}", *(indent + line for line in rest)]
