@@ -1,10 +1,11 @@
-"""Check that gpt2.py, with and without cache, gpt2_pico.py and transformers compute the same logits.
+"""Check that gpt2.py, gpt2_pico.py and transformers compute the same logits.
 
     pip install torch==2.13.0 transformers
     python benchmarks/agree.py --model_size tiny
     python benchmarks/agree.py --models_dir /tmp/models --model_size random-124M
 
-Prints the largest absolute difference of logits for each pair, and whether 100 greedy ids are equal.
+gpt2.py computes them without a cache, with a cache, and with the weights that its command uses. Prints the largest
+absolute difference of logits for each pair, and whether 100 greedy ids are equal.
 """
 
 import sys
@@ -19,6 +20,7 @@ sys.path.insert(0, str(project.ROOT / "tests"))
 
 import gpt2
 import gpt2_pico
+from engine.products import with_fast_products
 from make_golden_logits import hugging_face_model
 from sampling import greedy
 from utils import load_encoder_hparams_and_params
@@ -28,7 +30,7 @@ PROMPT = "Once upon a time, there was a little girl who lived in a small house n
 
 def cached(ids, params, n_head):
     """Return the logits of every position, from two chunks and then one token at a time."""
-    cache = project.new_cache(params, n_head, len(ids))
+    cache = gpt2.make_kv_cache(params, n_head, len(ids))
     chunks = [ids[:3], ids[3:10], *([i] for i in ids[10:])]
     return np.concatenate([gpt2.gpt2(chunk, **params, n_head=n_head, cache=cache) for chunk in chunks])
 
@@ -43,7 +45,8 @@ def main(model_size="tiny", models_dir="models", n_tokens=100):
     with torch.no_grad():
         logits = {
             "gpt2.py": gpt2.gpt2(ids, **params, n_head=n_head),
-            "gpt2.py, cached": cached(ids, params, n_head),
+            "gpt2.py with cache": cached(ids, params, n_head),
+            "gpt2.py with cache and fast products": cached(ids, with_fast_products(params), n_head),
             "gpt2_pico.py": gpt2_pico.gpt2(ids, **params, n_head=n_head),
             "transformers": peer(prompt).logits[0].numpy(),
         }

@@ -13,13 +13,13 @@ import sys
 from statistics import median
 
 import numpy as np
-import project
+import project  # noqa: F401, makes the modules below importable
 from fire import Fire
 from limits import seconds
 
-import gpt2
-from engine import batching, prefill
-from utils import load_encoder_hparams_and_params
+import utils
+from engine import prefill, slots
+from gpt2 import gpt2, make_kv_cache
 
 
 def compare(what, plain, parallel, rounds):
@@ -30,47 +30,53 @@ def compare(what, plain, parallel, rounds):
     print(f"{what}: one after another {one:7.1f} ms, in parallel {many:7.1f} ms; speed-up {ratio:.2f}")
 
 
-def compare_one(ids, params, n_head, n_ctx, n_cores, rounds):
+def compare_one(ids, model, rounds):
     """Compare the two ways for one prompt."""
-    weights = params | {"n_head": n_head, "last_only": True}
+    arguments = model.params | {"n_head": model.n_head, "last_only": True}
+
+    def new_cache():
+        return make_kv_cache(model.params, model.n_head, len(ids))
 
     def whole():
-        gpt2.gpt2(ids, cache=project.new_cache(params, n_head, n_ctx), **weights)
+        gpt2(ids, cache=new_cache(), **arguments)
 
     def in_chunks():
-        prefill.in_pieces(gpt2.gpt2, ids, project.new_cache(params, n_head, n_ctx), n_cores, **weights)
+        prefill.in_chunks(gpt2, ids, new_cache(), prefill.n_threads(), **arguments)
 
     compare(f"{len(ids):4} tokens ", whole, in_chunks, rounds)
 
 
-def compare_many(prompts, params, n_head, rounds):
-    """Compare the two ways for the prompts of a batch."""
+def compare_many(prompts, model, rounds):
+    """Compare the two ways for the prompts of a batch, which are computed in groups of similar length."""
+    prefixes = [slots.Prefix(prompt) for prompt in prompts]
+    groups = [[prefix.ids for prefix in group] for group in slots.group_by_length(prefixes, slots.PREFILL_TOKENS)]
+    sizes = [len(group) * len(group[0]) for group in groups]
+
+    def compute(group):
+        cache = make_kv_cache(model.params, model.n_head, len(group[0]), batch=(len(group),))
+        slots.compute_prompts(group, model.params, model.n_head, cache)
 
     def one_after_another():
-        for group in batching.alike([batching.Prefix(prompt) for prompt in prompts], batching.PREFILL_TOKENS):
-            batching.prefill(group, params, n_head)
+        for group in groups:
+            compute(group)
 
     def in_parallel():
-        batching.prefill_all([batching.Prefix(prompt) for prompt in prompts], params, n_head)
+        prefill.in_parallel(compute, groups, sizes)
 
     compare(f"{len(prompts)} prompts ", one_after_another, in_parallel, rounds)
 
 
 def main(model_size="124M", models_dir="models", tokens=(256, 400, 512, 700, 900), rounds=5):
     """Print a line for each number of tokens that fits into the model's context, and one for a batch."""
-    _, hparams, params = load_encoder_hparams_and_params(model_size, str(models_dir))
-    n_head = hparams["n_head"]
-    n_ctx = hparams["n_ctx"]
-    n_vocab = hparams["n_vocab"]
-    n_cores = prefill.n_threads()
-    if n_cores < 2:
+    model = utils.load(model_size, str(models_dir), fast=True)
+    if prefill.n_threads() < 2:
         sys.exit("Error: this benchmark needs several cores and the package threadpoolctl: pip install threadpoolctl")
     rng = np.random.default_rng(0)
     for n in tokens if isinstance(tokens, tuple) else (tokens,):
-        if n <= n_ctx:
-            compare_one(rng.integers(n_vocab, size=n), params, n_head, n_ctx, n_cores, rounds)
-    prompts = [rng.integers(n_vocab, size=n).tolist() for n in rng.integers(10, 101, size=64)]
-    compare_many(prompts, params, n_head, rounds)
+        if n <= model.n_ctx:
+            compare_one(rng.integers(model.n_vocab, size=n), model, rounds)
+    prompts = [rng.integers(model.n_vocab, size=n).tolist() for n in rng.integers(10, 101, size=64)]
+    compare_many(prompts, model, rounds)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def gguf_file(model, to, kind):
     """Write a GGUF file with matrices in F32, F16 or Q8_0; vectors and positions stay float32, as is usual."""
     import gguf
 
-    _, hparams, params = project.load(model)
+    loaded = project.load(model)
+    hparams = loaded.hparams
     writer = gguf.GGUFWriter(to, "gpt2")
     writer.add_context_length(hparams["n_ctx"])
     writer.add_embedding_length(hparams["n_embd"])
@@ -69,7 +70,7 @@ def gguf_file(model, to, kind):
     writer.add_layer_norm_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType[{"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0"}[kind]])
     add_vocabulary(writer, model)
-    for name, tensor in gguf_tensors(params):
+    for name, tensor in gguf_tensors(loaded.params):
         is_matrix = tensor.ndim == 2 and name != GGUF_NAMES["wpe"]
         stored = gguf.GGMLQuantizationType[kind if is_matrix else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(np.asarray(tensor), stored), raw_dtype=stored)

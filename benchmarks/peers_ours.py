@@ -7,6 +7,7 @@ from peers_base import IDS, MEMORY_PROMPT, Peer
 
 import gpt2
 import gpt2_pico
+from engine.products import with_fast_products
 from sampling import make_sampler
 
 
@@ -14,8 +15,11 @@ class Ours(Peer):
     """gpt2.py."""
 
     def __init__(self, files, model, threads):
-        _, self.hparams, self.params = project.load(model)
-        self.n_head = self.hparams["n_head"]
+        loaded = project.load(model)
+        self.hparams = loaded.hparams
+        self.n_head = loaded.n_head
+        self.arrays = loaded.params
+        self.params = with_fast_products(self.arrays)
         self.begin()
 
     def version(self):
@@ -23,7 +27,7 @@ class Ours(Peer):
 
     def begin(self):
         super().begin()
-        self.cache = project.new_cache(self.params, self.n_head, self.hparams["n_ctx"])
+        self.cache = gpt2.make_kv_cache(self.params, self.n_head, self.hparams["n_ctx"])
 
     def feed(self, ids):
         self.n_fed += len(ids)
@@ -38,7 +42,7 @@ class Ours(Peer):
     def decode_batch(self, n_sequences, n_context, n_steps):
         """Return the mean seconds of a step of several sequences at once, which have the same prompt."""
         n_positions = n_context + n_steps + 1
-        prompt_cache = project.new_cache(self.params, self.n_head, n_context, batch=(1,))
+        prompt_cache = gpt2.make_kv_cache(self.params, self.n_head, n_context, batch=(1,))
         self.forward([IDS[:n_context]], prompt_cache)
         cache = project.repeat_cache(prompt_cache, self.params, self.n_head, n_sequences, n_positions)
         ids = [[i] for i in IDS[-n_sequences:]]
@@ -56,7 +60,7 @@ class Ours(Peer):
 
     def bare_step(self, n_context):
         """Return a function with the products of a step: a vector by every matrix, queries by keys and values."""
-        weights = operands(self.params, 1)
+        weights = operands(self.arrays, 1)
         d_head = self.hparams["n_embd"] // self.n_head
         shape = (self.hparams["n_layer"], self.n_head, n_context, d_head)
         keys = np.ones(shape, np.float32)
@@ -118,7 +122,7 @@ class Pico(Ours):
         return self.last_logits(self.ids)
 
     def last_logits(self, ids):
-        return gpt2_pico.gpt2(ids, **self.params, n_head=self.n_head)[-1]
+        return gpt2_pico.gpt2(ids, **self.arrays, n_head=self.n_head)[-1]
 
     def logits(self, n_prompt, n_steps):
         """Return what Peer.logits does, both from the whole text."""
@@ -136,15 +140,14 @@ class PicoFloat64(Pico):
 
     def __init__(self, files, model, threads):
         super().__init__(files, model, threads)
-        self.params = self.params | {"wpe": self.params["wpe"].astype(np.float64)}
+        self.arrays = self.arrays | {"wpe": self.arrays["wpe"].astype(np.float64)}
 
 
 class Machine(Limits):
     """The limits of the machine, as a worker."""
 
     def __init__(self, files, model, threads):
-        _, _, params = project.load(model)
-        super().__init__(params)
+        super().__init__(project.load(model).params)
 
     def about(self):
         return {"version": f"numpy {np.__version__}"}

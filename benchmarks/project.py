@@ -10,33 +10,28 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import gpt2
+import utils
 from engine.batching import Job, decode_together
+from engine.completion import Completion
 from engine.prefill import prefill
-from sampling import Sample, greedy
-from utils import load_encoder_hparams_and_params
+from gpt2 import gpt2, make_kv_cache
 
 ROOT = Path(__file__).parent.parent
 
 
-def load(folder: str | Path) -> tuple:
-    """Return the encoder, the hyper-parameters and the weights of the model in a folder; the weights are arrays."""
-    return load_encoder_hparams_and_params(str(folder), ".")
-
-
-def new_cache(params: dict, n_head: int, n_positions: int, batch: tuple[int, ...] = ()) -> list:
-    """Return an empty KV cache: one LayerCache per block."""
-    return gpt2.kv_cache(params, n_head, n_positions, batch)
+def load(folder: str | Path) -> utils.Model:
+    """Return the model in a folder, with plain arrays as weights."""
+    return utils.load(folder, ".")
 
 
 def forward(ids: list, params: dict, n_head: int, cache: list) -> np.ndarray:
     """Return the logits that follow the last of `ids`, [..., 1, n_vocab]; a long prompt uses all cores."""
-    return prefill(gpt2.gpt2, ids, cache=cache, **params, n_head=n_head, last_only=True)
+    return prefill(gpt2, ids, cache, **params, n_head=n_head, last_only=True)
 
 
 def repeat_cache(cache: list, params: dict, n_head: int, n_rows: int, n_positions: int) -> list:
     """Return a cache of `n_rows` sequences, all with the keys and values of the one sequence in `cache`."""
-    repeated = new_cache(params, n_head, n_positions, batch=(n_rows,))
+    repeated = make_kv_cache(params, n_head, n_positions, batch=(n_rows,))
     for layer, source in zip(repeated, cache, strict=True):
         layer.k[:, :, : source.length] = source.k[..., : source.length, :]
         layer.v[:, :, : source.length] = source.v[..., : source.length, :]
@@ -46,8 +41,8 @@ def repeat_cache(cache: list, params: dict, n_head: int, n_rows: int, n_position
 
 def continue_together(prompts: list, params: dict, n_head: int, n_new: int, batch_size: int) -> list[list[int]]:
     """Return `n_new` greedy ids for each prompt, computed by the engine of batch.py."""
-    samples = [Sample(greedy) for _ in prompts]
-    jobs = [Job(prompt, [sample], n_new) for prompt, sample in zip(prompts, samples, strict=True)]
+    completions = [Completion() for _ in prompts]
+    jobs = [Job(prompt, [completion], n_new) for prompt, completion in zip(prompts, completions, strict=True)]
     for _ in decode_together(jobs, params, n_head, batch_size):
         pass
-    return [sample.ids for sample in samples]
+    return [completion.ids for completion in completions]
