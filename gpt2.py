@@ -1,23 +1,18 @@
 """GPT-2 in NumPy, from token ids to the id of the next token.
 
-Read this file from top to bottom. It extends gpt2_pico.py, the minimal form of the same model, by two ideas:
-
-    heads      all heads are one array axis; gpt2_pico.py loops over them
-    KV cache   the keys and values of past positions are stored; gpt2_pico.py computes them again for every token
-
-Sizes, as the shape comments name them:
+Read this file from top to bottom. It extends gpt2_pico.py, the minimal form of the same model, by two ideas: all heads
+are one array axis, and the KV cache stores the keys and values of past positions. Sizes in the shape comments:
 
     n_seq      positions computed in this call: a whole prompt or a chunk of it (prefill), or one token (decode)
-    n_total    positions attended to: n_seq and those that the cache already holds
+    n_total    positions attended to: n_seq and those in the cache
     n_query    positions that need an output: n_seq, but 1 in the last block if only the last logits are needed
     n_embd     width of the residual stream, n_head * d_head
     n_ctx      positions the model was trained for
     ...        any number of batch axes; all sequences of a batch have equal length
 
-Weights and activations are float32. A weight is any object that supports `x @ w`: a plain array, or an operand of
-engine/ that computes the same product faster. Parameters have the checkpoint's names, so that the tree of weights
-unpacks into the functions with `**`. Where a model differs from GPT-2, the tree says so: `activation` in a block's
-mlp, `eps` in a layer norm.
+Weights and activations are float32. A weight is any object that supports `x @ w`: an array, or an operand of engine/
+that computes the same product faster. Parameters have the checkpoint's names, so that the tree of weights unpacks into
+the functions with `**`. Where a model differs from GPT-2, the tree says so: `activation` in an mlp, `eps` in a norm.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and OpenAI's code for it; the
 compact NumPy form follows Jay Mody's picoGPT.
@@ -35,15 +30,14 @@ QUERY_CHUNK = 128  # queries per call of `attention` in a long prompt
 
 
 def gelu(x):
-    """Smooth ReLU, x * Phi(x), in the tanh approximation of GPT-2 (Hendrycks and Gimpel 2016)."""
-    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x * x * x)))  # x**3 is fifty times slower
+    """Smooth ReLU, 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016)."""
+    scale = -2 * (2 / np.pi) ** 0.5  # a Python float keeps float32; np.sqrt(2 / np.pi) is a float64 and does not
+    minus_2z = x * (scale + scale * 0.044715 * (x * x))  # x**3 is much slower
+    return x / (1 + np.exp(np.minimum(minus_2z, 88)))  # the same function; exp(88) still fits in float32
 
 
 def gelu_erf(x):
-    """Smooth ReLU, x * Phi(x), exact to float32, as in nanoGPT.
-
-    NumPy has no erf. Phi is Hastings' approximation, Abramowitz and Stegun 7.1.26; its error is at most 7.5e-8.
-    """
+    """Smooth ReLU, x * Phi(x), as in nanoGPT. Phi: Abramowitz and Stegun 7.1.26, with an error of at most 7.5e-8."""
     t = 1 / (1 + 0.3275911 * 0.5**0.5 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     return relu(x) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
@@ -59,7 +53,8 @@ ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu}
 def softmax(x):
     """Exponentials that sum to 1 along the last axis. Subtracting the maximum first prevents overflow."""
     exp_x = np.exp(x - x.max(axis=-1, keepdims=True))
-    return exp_x / exp_x.sum(axis=-1, keepdims=True)
+    exp_x /= exp_x.sum(axis=-1, keepdims=True)
+    return exp_x
 
 
 def layer_norm(x, g, b, eps=1e-5):
@@ -76,7 +71,8 @@ def linear(x, w, b):  # [..., n_in], [n_in, n_out], [n_out] -> [..., n_out]
 
 def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_query, n_embd] -> [..., n_query, n_embd]
     """Feed-forward network: expand each position to 4 * n_embd, apply the nonlinearity, project back."""
-    x = ACTIVATIONS[activation](linear(x, **c_fc))  # [..., n_query, n_embd] -> [..., n_query, 4 * n_embd]
+    activate = ACTIVATIONS.get(activation, activation)  # a name or a function
+    x = activate(linear(x, **c_fc))  # [..., n_query, n_embd] -> [..., n_query, 4 * n_embd]
     return linear(x, **c_proj)  # [..., n_query, 4 * n_embd] -> [..., n_query, n_embd]
 
 
@@ -90,21 +86,22 @@ def causal_mask(positions, n_total):  # [..., n_seq] -> [..., 1, n_seq, n_total]
 
 def attention(q, k, v, mask):  # [..., n_query, d_head], 2 x [..., n_total, d_head], [..., n_query, n_total]
     """Average the values, weighted by how well the keys match each query (Vaswani et al. 2017)."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # -> [..., n_query, n_total]
-    return softmax(scores + mask) @ v  # [..., n_query, n_total] -> [..., n_query, d_head]
+    scores = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)  # [..., n_query, d_head] -> [..., n_query, n_total]
+    scores += mask
+    return softmax(scores) @ v  # [..., n_query, n_total] -> [..., n_query, d_head]
 
 
 def causal_attention(q, k, v, mask):  # the same shapes as attention
     """`attention` by chunks of queries: a chunk attends only up to its own end, which halves the work of a prompt."""
     n_query = q.shape[-2]
-    n_past = k.shape[-2] - n_query
+    if n_query <= QUERY_CHUNK:
+        return attention(q, k, v, mask)
     chunks = []
     for start in range(0, n_query, QUERY_CHUNK):
         stop = min(start + QUERY_CHUNK, n_query)
-        n_visible = n_past + stop
-        visible_k = k[..., :n_visible, :]
-        visible_v = v[..., :n_visible, :]
-        chunks.append(attention(q[..., start:stop, :], visible_k, visible_v, mask[..., start:stop, :n_visible]))
+        n_seen = k.shape[-2] - n_query + stop
+        chunk = q[..., start:stop, :]
+        chunks.append(attention(chunk, k[..., :n_seen, :], v[..., :n_seen, :], mask[..., start:stop, :n_seen]))
     return np.concatenate(chunks, axis=-2)  # [..., n_query, d_head]
 
 
@@ -147,7 +144,9 @@ def make_kv_cache(params, n_head, n_positions, batch=()):
 def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_query, n_embd]
     """Multi-head attention: n_head attentions side by side, each on d_head columns."""
     qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
-    q, k, v = np.split(qkv, 3, axis=-3)  # -> 3 x [..., n_head, n_seq, d_head]
+    q = qkv[..., :n_head, :, :]  # [..., n_head, n_seq, d_head], like k and v
+    k = qkv[..., n_head : 2 * n_head, :, :]
+    v = qkv[..., 2 * n_head :, :, :]
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
     n_query = mask.shape[-2]
@@ -170,10 +169,12 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # ->
 def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False):  # -> [..., n_query, n_embd]
     """The model without its head: embed the tokens and their positions, then apply the blocks."""
     inputs = np.asarray(inputs)
-    n_past = cache[0].length if cache else 0
     n_seq = inputs.shape[-1]
+    n_past = cache[0].length if cache else 0
     n_total = np.max(n_past) + n_seq
-    check_room(n_total, n_seq, len(wpe), cache)
+    n_positions = min(len(wpe), cache[0].k.shape[-2]) if cache else len(wpe)
+    if n_total > n_positions:
+        raise ValueError(f"{n_total - n_seq} + {n_seq} positions do not fit in {n_positions}: the context is full")
     positions = n_past + np.arange(n_seq)  # [n_seq]; [..., n_seq] if the sequences in the cache differ in length
     mask = causal_mask(positions, n_total)  # [..., 1, n_seq, n_total]
     x = wte[inputs] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
@@ -188,9 +189,8 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
     """Return the logits of the token that follows each position.
 
     inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with `last_only`,
-    which is enough for generation and spares the last block and the vocabulary all other positions.
-    cache: see `make_kv_cache`. The inputs continue the positions it holds and are added to it, so that a prompt may
-    be given in chunks. Raises ValueError if the positions exceed n_ctx or the cache.
+    which is enough for generation. cache: see `make_kv_cache`; the inputs continue the positions it holds and are
+    added to it. Raises ValueError if the positions exceed n_ctx or the cache.
     """
     x = transformer(inputs, wte, wpe, blocks, n_head, cache, last_only)  # [..., n_seq] -> [..., n_query, n_embd]
     return predict(x, wte, ln_f)  # [..., n_query, n_embd] -> [..., n_query, n_vocab]
@@ -198,15 +198,6 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
 
 def predict(x, wte, ln_f):  # [..., n_embd] -> [..., n_vocab]
     return layer_norm(x, **ln_f) @ wte.T
-
-
-def check_room(n_total, n_seq, n_ctx, cache):
-    """Raise ValueError if `n_total` positions, of which `n_seq` are new, exceed the context or the cache."""
-    room = min(n_ctx, cache[0].k.shape[-2]) if cache else n_ctx
-    if n_total > room:
-        raise ValueError(
-            f"{n_total - n_seq} + {n_seq} positions do not fit in {room}: the context or the cache is full"
-        )
 
 
 # ---- generation ------------------------------------------------------------------------------------------------
@@ -217,12 +208,10 @@ def generate(
 ):
     """Yield the ids that continue `inputs`, each as soon as it is known.
 
-    This is the reference loop for one text. The commands run engine/batching.py, which continues many texts together
-    and gives each the same ids.
-
-    inputs: the ids of the prompt, which stay unchanged; an empty prompt starts from `<|endoftext|>`.
+    This is the reference loop; the commands run engine/batching.py, which continues many texts with the same ids.
+    inputs: the ids of the prompt; an empty prompt starts from `<|endoftext|>`.
     sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
-    rng: the numpy Generator that the sampler gets; None makes a new one.
+    rng: the numpy Generator for the sampler; None makes a new one.
     stop_ids: ids that end the text; they are not yielded.
     logits_processor: (logits, ids so far) -> logits, for penalties and bans; it runs before the sampler.
     The text also ends with the context: the last id is not fed back, so that prompt + new - 1 <= n_ctx.

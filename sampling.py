@@ -145,7 +145,7 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     """Keep the nucleus: the fewest tokens, likeliest first, whose probabilities sum to `p` or more; all if p is 1.
 
-    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". It includes the
+    Source: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration". The nucleus includes the
     token that crosses p. (OpenAI's GPT-2 code and several tutorials drop that token.)
 
     >>> keep_top_p(np.log([0.125, 0.5, 0.25, 0.125]), 0.75).tolist()
@@ -210,7 +210,8 @@ def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
     bucket = np.minimum(distance * (1000 / (2 * entropy + 10)), 1000).astype(np.intp)
     sums = np.cumsum(np.bincount(bucket, weights=probs))
     crossing = min(np.searchsorted(sums, max(mass, 1e-300)), len(sums) - 1)
-    keep, last = bucket < crossing, np.flatnonzero(bucket == crossing)
+    keep = bucket < crossing
+    last = np.flatnonzero(bucket == crossing)
     missing = mass - (sums[crossing - 1] if crossing else 0.0)
     keep[last[nearest(distance[last], probs[last], missing)]] = True
     return np.flatnonzero(keep)
@@ -237,11 +238,13 @@ def filtered(logits, temperature=1.0, **knobs):
     """Apply temperature and filters; return the remaining ids, ascending, and their shifted logits, both [n_kept]."""
     if temperature < GREEDY_BELOW:
         return np.array([greedy(logits)]), np.zeros(1)
-    ids, x = all_ids(len(logits)), shifted_logits(logits, temperature)
+    ids = all_ids(len(logits))
+    x = shifted_logits(logits, temperature)
     for name, keep in FILTERS.items():
         if knobs.get(name) is not None:
             kept = keep(x, knobs[name])
-            ids, x = ids[kept], x[kept]
+            ids = ids[kept]
+            x = x[kept]
             x -= x.max()  # typical_p may have removed the largest
     return ids, x
 

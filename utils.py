@@ -1,6 +1,10 @@
 """From a model's name to a loaded model: find its folder, recognize the format, load the encoder and the weights.
 
-A model is a folder. Each format is read by its own module in checkpoints/.
+A model is a folder in one of three formats, each read by a module of checkpoints/:
+
+    hparams.json   OpenAI         downloaded if it is one of OpenAI's sizes
+    config.json    Hugging Face
+    ckpt.pt        nanoGPT
 """
 
 import difflib
@@ -8,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from checkpoints import download, files, hugging_face, nanogpt, openai
 from checkpoints.files import CheckpointError
@@ -17,99 +22,123 @@ from engine.products import with_fast_products
 __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hparams_and_params"]
 
 MODELS_DIR = "models"
-ID = r"[\w.-]+/[\w.-]*\w"  # a model's name at Hugging Face
+HUGGING_FACE_ID = r"[\w.-]+/[\w.-]*\w"  # OWNER/NAME
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its name, its encoder, its hyper-parameters and its tree of weights."""
+    """A loaded model."""
 
-    name: str
+    name: str  # of its folder
     encoder: Encoder
-    hparams: dict
-    params: dict
+    hparams: dict[str, Any]
+    params: dict[str, Any]  # the weights tree; see load_encoder_hparams_and_params
 
     @property
-    def n_vocab(self) -> int:
-        return self.hparams["n_vocab"]
+    def n_head(self) -> int:
+        return self.hparams["n_head"]
 
     @property
     def n_ctx(self) -> int:
         return self.hparams["n_ctx"]
 
     @property
-    def n_head(self) -> int:
-        return self.hparams["n_head"]
+    def n_vocab(self) -> int:
+        return self.hparams["n_vocab"]
 
 
-def load(model_size: str, models_dir: str = MODELS_DIR, fast: bool = False) -> Model:
-    """Return a Model; download and convert its files first if necessary. See load_encoder_hparams_and_params.
+def load(model_size: str | os.PathLike, models_dir: str | os.PathLike = MODELS_DIR, fast: bool = False) -> Model:
+    """Return a Model; arguments, errors and weights are those of load_encoder_hparams_and_params.
 
-    fast: wrap the matrices as operands that multiply faster (engine/products.py).
+    fast: wrap the weights as operands that compute the same faster (engine/products.py).
     """
     folder = find_model(model_size, models_dir)
     encoder, hparams, params = load_folder(folder, models_dir)
     return Model(folder.name, encoder, hparams, with_fast_products(params) if fast else params)
 
 
-def load_encoder_hparams_and_params(model_size, models_dir):
-    """Return the encoder, the hyper-parameters and the weights of a model; download and convert it if need be.
+def load_encoder_hparams_and_params(
+    model_size: str | os.PathLike, models_dir: str | os.PathLike
+) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
+    """Return the encoder, the hyper-parameters and the weights of a model; download and convert it if necessary.
 
-    model_size, models_dir: see `find_model`. The encoder: see encoder.py. Hyper-parameters: the dict in hparams.json.
-    The weights: float32 arrays, mapped from the file and read-only, in this tree (D = n_embd; a folder of Hugging Face
-    or nanoGPT may add an "activation" to mlp, an "eps" to ln_1, ln_2 and ln_f, and have another width than 4*D):
+    model_size, models_dir: see find_model. The encoder: see encoder.py. The hyper-parameters: a dict with n_vocab,
+    n_ctx, n_embd, n_head and n_layer. The weights: a tree of float32 arrays, read-only and mapped from the file,
+    with D = n_embd:
 
         {"wte": [n_vocab, D], "wpe": [n_ctx, D], "blocks": [block] * n_layer, "ln_f": {"g": [D], "b": [D]}}
         block = {"ln_1": {"g", "b"}, "attn": {"c_attn": {"w": [D, 3*D], "b": [3*D]}, "c_proj": {"w", "b"}},
                  "ln_2": {"g", "b"}, "mlp": {"c_fc": {"w": [D, 4*D], "b": [4*D]}, "c_proj": {"w", "b"}}}
 
-    ValueError: there is no such model. CheckpointError: see there.
+    A Hugging Face or nanoGPT model may add "activation" to mlp and "eps" to ln_1, ln_2 and ln_f, and its mlp may have
+    another width than 4*D.
+
+    Raise ValueError if there is no such model, CheckpointError if its files are missing, damaged or inconsistent, or
+    cannot be downloaded.
     """
     return load_folder(find_model(model_size, models_dir), models_dir)
 
 
-def load_folder(folder, models_dir):
-    """Return the encoder, the hyper-parameters and the weights of the model in `folder`, whatever its format."""
+def load_folder(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
+    """Return the encoder, the hyper-parameters and the weights of the model in `folder`, in any of the formats."""
     if (folder / "hparams.json").is_file():
         return openai.load(folder, models_dir)
     if (folder / "config.json").is_file():
         return hugging_face.load(folder)
     if (folder / "ckpt.pt").is_file():
         return nanogpt.load(folder, models_dir)
-    return openai.load(folder, models_dir)
+    return openai.load(folder, models_dir)  # download it, or say what is missing
 
 
-def find_model(model_size, models_dir):
-    """Return the folder of a model; it need not be there yet if it is one that can be downloaded.
+# ---- find ------------------------------------------------------------------------------------------------------
 
-    model_size: the name of a folder in models_dir; one of OpenAI's sizes, 124M, 355M, 774M or 1558M, or another name
-    of these (download.ALIASES); or a path. ~ and $VARIABLES are expanded in both. No file is read, no network used.
-    ValueError: there is no such model.
+
+def find_model(model_size: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
+    """Return the folder of a model. It need not exist yet if it can be downloaded. No file is read.
+
+    model_size: the name of a folder in models_dir; one of OpenAI's sizes, 124M, 355M, 774M or 1558M, or an alias of
+    one (download.ALIASES); or a path. ~ and $VARIABLES are expanded in both arguments.
+    Raise ValueError if there is no such model.
     """
-    name, models_dir = (
-        files.expand(model_size).rstrip(os.sep),
-        Path(files.expand(models_dir)),
-    )  # a shell completes tiny to tiny/
+    name = files.expand(model_size).rstrip(os.sep)  # a shell completes tiny to tiny/
+    models_dir = Path(files.expand(models_dir))
     if os.path.exists(models_dir) and not os.path.isdir(models_dir):
-        raise ValueError(f"models_dir is {str(models_dir)!r}, a file; it must be a folder that holds those of models")
-    folders = sorted(next(os.walk(models_dir), (models_dir, [], []))[1])
+        raise ValueError(f"models_dir is {str(models_dir)!r}, a file; it must be a folder that holds models")
+    folders = folders_in(models_dir)
     if name in folders:
         return models_dir / name
     if name in (*download.OFFICIAL, *download.ALIASES):
         return models_dir / download.ALIASES.get(name, name)
     if os.path.isdir(name):
         return Path(name)
-    near = difflib.get_close_matches(name, [*folders, *download.OFFICIAL, *download.ALIASES], n=1)
-    raise ValueError(
-        f"there is no model {str(model_size)!r}: it must be a size ({', '.join([*download.OFFICIAL, *download.ALIASES])}), "
-        f"a folder in {models_dir} ({', '.join(folders) or 'there is none'}) or a path"
-        + (f"; did you mean {near[0]}?" if near else "")
-        + (hugging_face_manual_steps(models_dir / name.rpartition("/")[2]) if re.fullmatch(ID, name) else "")
+    raise ValueError(no_such_model(str(model_size), name, models_dir, folders))
+
+
+def folders_in(models_dir: Path) -> list[str]:
+    """Return the sorted names of the folders in models_dir, [] if it is missing or unreadable."""
+    try:
+        # os.path.isdir returns False where Path.is_dir raises: for a link to a folder that is unreadable.
+        return sorted(path.name for path in models_dir.iterdir() if os.path.isdir(path))
+    except OSError:
+        return []
+
+
+def no_such_model(model_size: str, name: str, models_dir: Path, folders: list[str]) -> str:
+    """Return a message that lists the valid names and suggests the nearest one."""
+    sizes = [*download.OFFICIAL, *download.ALIASES]
+    message = (
+        f"there is no model {model_size!r}: it must be a size ({', '.join(sizes)}), "
+        f"a folder in {models_dir} ({', '.join(folders) or 'none found'}) or a path"
     )
+    if nearest := difflib.get_close_matches(name, [*folders, *sizes], n=1):
+        message += f"; did you mean {nearest[0]}?"
+    if re.fullmatch(HUGGING_FACE_ID, name):
+        message += hugging_face_manual_steps(models_dir / name.rpartition("/")[2])
+    return message
 
 
-def hugging_face_manual_steps(folder):
+def hugging_face_manual_steps(folder: Path) -> str:
     return (
-        "; if that is its name at Hugging Face, put its config.json, model.safetensors, vocab.json and merges.txt "
+        "; for a model of that name at Hugging Face, put its config.json, model.safetensors, vocab.json and merges.txt "
         f"(or tokenizer.json) into {folder} and run again with --model_size {folder.name}"
     )

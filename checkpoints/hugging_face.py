@@ -1,29 +1,39 @@
-"""Hugging Face folders: config.json, the vocabulary, and model.safetensors or its shards."""
+"""Hugging Face's format: config.json, the vocabulary, and model.safetensors or several shards with an index.
+
+The vocabulary is vocab.json and merges.txt, or tokenizer.json. The matrices are [in, out], as in OpenAI's checkpoints.
+A single float32 file is mapped in place; shards and other types are converted to float32 once (see state_dict.py).
+"""
 
 import os
 import reprlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
-from checkpoints.stored import (
-    CONVERTED_NAME,
+from checkpoints.mapped import Arrays
+from checkpoints.state_dict import (
+    FLOAT32_NAME,
+    GPT2_EPS,
     SIZES,
-    Stored,
-    as_model,
-    check_vocabulary,
+    StoredTensor,
+    as_checkpoint_errors,
+    assemble,
+    check_vocabulary_size,
     collect,
     fingerprint,
-    is_current,
+    is_converted_from,
     load_converted,
     select,
-    vocabulary_errors,
 )
-from checkpoints.tensors import check_hparams, tensor_shapes
-from encoder import get_encoder
+from checkpoints.tensors import Shapes, check_hparams, tensor_shapes
+from encoder import Encoder, get_encoder
 
+# config.json's names of the activations; None is GPT-2's default, tanh GELU.
 HF_ACTIVATIONS = {"gelu_new": None, "gelu_pytorch_tanh": None, "gelu": "gelu_erf", "relu": "relu"}
-# What the forward pass does; a config.json may leave these out, but not say otherwise.
+
+# Properties of GPT-2's forward pass; config.json may omit them but not change them.
 FIXED = {
     "model_type": "gpt2",
     "scale_attn_weights": True,
@@ -33,103 +43,139 @@ FIXED = {
 }
 
 
-def load(folder):
-    """Return the encoder, the hyper-parameters and the weights tree. Raises CheckpointError alone."""
-    with vocabulary_errors():
-        return as_model(*read_folder(folder))
+def load(folder: Path) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
+    """Return the encoder, the hyper-parameters and the weights tree.
 
-
-def read_folder(folder):
-    """Return the encoder, the hyper-parameters and the tensors {path: float32 array}."""
+    Raise CheckpointError if files are missing, damaged or inconsistent, or the model is not a GPT-2.
+    """
     config = folder / "config.json"
-    hparams, tied = read_config(config)
-    encoder = check_vocabulary(get_vocabulary(folder), hparams["n_vocab"], config)
-    shapes, files, copy = tensor_shapes(hparams), weight_files(folder), folder / CONVERTED_NAME
-    if not files:  # somebody has kept the converted file alone
-        return encoder, hparams, mapped.map_tensors(copy, shapes, config.name)
-    source = fingerprint(files)
-    if is_current(copy, source, shapes):
-        return encoder, hparams, mapped.map_tensors(copy, shapes)
-    stored = collect([pair for file in files for pair in map_stored(file)], folder)
-    tensors = select(stored, shapes, folder, config.name, tied)
-    arrays = {path: tensor.read() for path, tensor in tensors.items()}
-    if len(files) == 1 and all(is_float32(tensor, arrays[path]) for path, tensor in tensors.items()):
-        return encoder, hparams, arrays
-    return encoder, hparams, load_converted(tensors, copy, source, shapes)
+    with as_checkpoint_errors():
+        hparams, is_tied = read_config(config)
+        encoder = check_vocabulary_size(read_vocabulary(folder), hparams["n_vocab"], config)
+        arrays = load_tensors(folder, tensor_shapes(hparams), is_tied)
+    return assemble(encoder, hparams, arrays)
 
 
-def read_config(file):
-    """Return the hyper-parameters in config.json, and whether the output's weights are the input's (else unknown)."""
+# ---- configuration and vocabulary ------------------------------------------------------------------------------
+
+
+def read_config(file: Path) -> tuple[dict[str, Any], bool]:
+    """Return the hyper-parameters in config.json, and whether the output layer equals the embedding.
+
+    The hyper-parameters include `activation` and `eps`. Raise CheckpointError if the model is not a GPT-2.
+    """
     config = files.read_json_object(file)
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise CheckpointError(
-                f"{file}: {name} is {reprlib.repr(config[name])}; only GPT-2 is computed here, where it is {value!r}"
+                f"{file}: {name} is {reprlib.repr(config[name])}, but GPT-2 has {value!r}; choose a GPT-2 model"
             )
     names = SIZES if "n_positions" in config else SIZES | {"n_ctx": "n_ctx"}
     hparams = {ours: config.get(theirs) for ours, theirs in names.items()}
     if config.get("n_inner") is not None:
         hparams["n_inner"] = config["n_inner"]
     check_hparams(file, hparams, names)
-    activation = config.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in HF_ACTIVATIONS:
-        raise CheckpointError(
-            f"{file}: activation_function is {reprlib.repr(activation)}; it must be one of {', '.join(HF_ACTIVATIONS)}"
-        )
-    eps = config.get("layer_norm_epsilon", 1e-5)
-    if type(eps) not in (int, float) or not 0 <= eps <= 1:
-        raise CheckpointError(f"{file}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1")
-    hparams |= {"activation": HF_ACTIVATIONS[activation], "eps": float(eps)}
+    hparams |= {"activation": read_activation(file, config), "eps": read_eps(file, config)}
     return hparams, config.get("tie_word_embeddings", True) is not False
 
 
-def get_vocabulary(folder):
+def read_activation(file, config):
+    name = config.get("activation_function", "gelu_new")
+    if not isinstance(name, str) or name not in HF_ACTIVATIONS:
+        raise CheckpointError(
+            f"{file}: activation_function is {reprlib.repr(name)}; it must be one of {', '.join(HF_ACTIVATIONS)}"
+        )
+    return HF_ACTIVATIONS[name]
+
+
+def read_eps(file, config):
+    eps = config.get("layer_norm_epsilon", GPT2_EPS)
+    if type(eps) not in (int, float) or not 0 <= eps <= 1:
+        raise CheckpointError(f"{file}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1")
+    return float(eps)
+
+
+def read_vocabulary(folder: Path) -> Encoder:
+    """Return the encoder. Raise CheckpointError if a file is missing, ValueError if one is damaged."""
     try:
         return get_encoder(folder)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} lacks the vocabulary: a Hugging Face folder has vocab.json and merges.txt, or tokenizer.json; "
-            "copy them there from where the model came from"
+            f"{folder} lacks the vocabulary: a Hugging Face folder holds vocab.json and merges.txt, or tokenizer.json; "
+            "copy them there from the original folder"
         ) from error
 
 
-def weight_files(folder):
-    """Return the safetensors files that hold the weights, none if there is only the converted one."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+# ---- weights ---------------------------------------------------------------------------------------------------
+
+
+def load_tensors(folder: Path, shapes: Shapes, is_tied: bool) -> Arrays:
+    """Return the weights {path: float32 array}, mapped from the original file or from its conversion to float32."""
+    converted = folder / FLOAT32_NAME
+    sources = weight_files(folder)
+    if not sources:
+        return mapped.map_tensors(converted, shapes, "config.json")
+    source = fingerprint(sources)
+    if is_converted_from(source, converted, shapes):
+        return mapped.map_tensors(converted, shapes)
+    stored = collect([pair for file in sources for pair in stored_tensors(file)], folder)
+    tensors = select(stored, shapes, folder, "config.json", is_tied)
+    arrays = {path: tensor.read() for path, tensor in tensors.items()}
+    if len(sources) == 1 and all(is_float32(tensor, arrays[path]) for path, tensor in tensors.items()):
+        return arrays
+    return load_converted(tensors, converted, source, shapes)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold the weights, [] if only the converted file is there.
+
+    Raise CheckpointError if there is no such file.
+    """
+    single = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
     if index.is_file():
         return shards(index)
-    if (folder / CONVERTED_NAME).is_file():
+    if (folder / FLOAT32_NAME).is_file():
         return []
-    reason = f"{folder} lacks model.safetensors (or its parts with {index.name})"
+    problem = f"{folder} lacks model.safetensors (or its shards and {index.name})"
     if (folder / "pytorch_model.bin").is_file():
-        raise CheckpointError(f"{reason}: pytorch_model.bin is not read; transformers' save_pretrained makes the other")
-    raise CheckpointError(f"{reason}: copy it there from where the model came from")
+        raise CheckpointError(
+            f"{problem}: pytorch_model.bin is not supported; convert it with transformers' save_pretrained"
+        )
+    raise CheckpointError(f"{problem}: copy it there from the original folder")
 
 
-def shards(index):
+def shards(index: Path) -> list[Path]:
+    """Return the files that an index names. Raise CheckpointError if it is damaged or a file is missing."""
     weight_map = files.read_json_object(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) and all_strings(weight_map.values()) else ()
-    if not names or any(Path(name).name != name for name in names):
-        raise CheckpointError(f"{index} has no weight_map of tensors to files beside it: get it anew")
+    names = file_names(weight_map) if isinstance(weight_map, dict) else set()
+    if not names:
+        raise CheckpointError(
+            f"{index} has no weight_map from tensor names to files in the same folder: copy or download it again"
+        )
     missing = sorted(name for name in names if not os.path.isfile(index.parent / name))
     if missing:
-        raise CheckpointError(f"{index.parent} lacks {', '.join(missing[:5])}, which {index.name} names: copy it there")
+        raise CheckpointError(
+            f"{index.parent} lacks {', '.join(missing[:5])}, listed in {index.name}: copy the missing files there"
+        )
     return [index.parent / name for name in sorted(names)]
 
 
-def map_stored(file):
-    """Return pairs of a name and a Stored, for each tensor of a safetensors file, mapped."""
+def file_names(weight_map):
+    """Return the set of file names in a weight_map, empty if one is not a plain name."""
+    names = list(weight_map.values())
+    is_valid = all(isinstance(name, str) and Path(name).name == name for name in names)
+    return set(names) if is_valid else set()
+
+
+def stored_tensors(file: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield a name and a mapped StoredTensor for each tensor of a safetensors file."""
     found, _ = mapped.read_header(file)
-    return [
-        (name, Stored(*found[name], lambda array=array: array)) for name, array in mapped.map_file(file, found).items()
-    ]
+    for name, array in mapped.map_file(file, found).items():
+        yield name, StoredTensor(*found[name], read=lambda array=array: array)
 
 
 def is_float32(tensor, array):
     return tensor.dtype == "F32" and array.flags.aligned
-
-
-def all_strings(values):
-    return all(isinstance(value, str) for value in values)

@@ -1,109 +1,145 @@
-"""nanoGPT folders: ckpt.pt, and meta.pkl if the tokens are characters."""
+"""nanoGPT's format: ckpt.pt, written by its train.py, and meta.pkl if the tokens are characters.
+
+The checkpoint is a file of torch.save (see torchfile.py) with `model`, the state dict, `model_args`, the sizes, and
+`config`, the training options. The matrices are [out, in], the biases are optional, the vocabulary may be padded. The
+weights are converted to float32 once (see state_dict.py).
+"""
 
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from checkpoints import download, files, mapped
 from checkpoints.files import CheckpointError
-from checkpoints.stored import (
-    CONVERTED_NAME,
+from checkpoints.mapped import Arrays
+from checkpoints.state_dict import (
+    FLOAT32_NAME,
+    GPT2_EPS,
     SIZES,
-    Stored,
-    as_model,
-    check_vocabulary,
+    StoredTensor,
+    Tensors,
+    as_checkpoint_errors,
+    assemble,
+    bare_name,
+    check_vocabulary_size,
     collect,
     fingerprint,
-    is_current,
+    is_converted_from,
     load_converted,
-    plain,
     select,
-    vocabulary_errors,
 )
-from checkpoints.tensors import check_hparams, in_safetensors, tensor_shapes
+from checkpoints.tensors import Shapes, check_hparams, in_safetensors, tensor_shapes
 from checkpoints.torchfile import LARGEST_PICKLE, Tensor, TorchFile, load_pickle
-from encoder import CharacterEncoder, get_encoder
+from encoder import CharacterEncoder, Encoder, get_encoder
 
 GPT2_N_VOCAB = 50257
-LINEAR = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
+MATRIX = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 
 
-def load(folder, models_dir):
-    """Return the encoder, the hyper-parameters and the weights tree. Raises CheckpointError alone."""
-    with vocabulary_errors():
-        return as_model(*read_folder(folder, models_dir))
+def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
+    """Return the encoder, the hyper-parameters and the weights tree.
 
-
-def read_folder(folder, models_dir):
-    """Return the encoder, the hyper-parameters and the tensors {path: float32 array}."""
-    path, copy = folder / "ckpt.pt", folder / CONVERTED_NAME
-    with TorchFile(path) as file:
-        content = file.content if isinstance(file.content, dict) else {}
-        weights, arguments, config = [as_dict(content.get(name)) for name in ("model", "model_args", "config")]
-        if not weights or not arguments:
-            raise CheckpointError(f"{path} has no model and model_args: it is not a checkpoint of nanoGPT's train.py")
+    models_dir: where GPT-2's vocabulary is looked for if the folder has none.
+    Raise CheckpointError if files are missing, damaged or inconsistent.
+    """
+    path = folder / "ckpt.pt"
+    with as_checkpoint_errors(), TorchFile(path) as file:
+        weights, arguments, config = read_checkpoint(file)
         hparams = read_arguments(path, arguments)
-        encoder = nanogpt_encoder(folder, config.get("dataset"), hparams["n_vocab"], models_dir)
-        check_vocabulary(encoder, hparams["n_vocab"], path)
-        shapes, source = tensor_shapes(hparams), fingerprint([path])
-        if is_current(copy, source, shapes):
-            return encoder, hparams, mapped.map_tensors(copy, shapes)
-        stored = collect(stored_in(file, weights), path)
-        if arguments.get("bias", True) is False:
-            stored = zero_biases(shapes) | stored
-        tensors = select(stored, shapes, path, "its model_args")
-        return encoder, hparams, load_converted(tensors, copy, source, shapes)
+        encoder = read_vocabulary(folder, config.get("dataset"), hparams["n_vocab"], models_dir)
+        check_vocabulary_size(encoder, hparams["n_vocab"], path)
+        has_biases = arguments.get("bias", True) is not False
+        arrays = load_tensors(file, weights, tensor_shapes(hparams), has_biases)
+    return assemble(encoder, hparams, arrays)
 
 
-def read_arguments(path, arguments):
-    """Return the hyper-parameters in a nanoGPT checkpoint."""
+def read_checkpoint(file: TorchFile) -> tuple[dict, dict, dict]:
+    """Return the state dict, the model's arguments and the training options of a checkpoint."""
+    content = as_dict(file.content)
+    weights = as_dict(content.get("model"))
+    arguments = as_dict(content.get("model_args"))
+    if not weights or not arguments:
+        raise CheckpointError(
+            f"{file.path} has no model and model_args: it must be a checkpoint of nanoGPT's train.py; choose one"
+        )
+    return weights, arguments, as_dict(content.get("config"))
+
+
+def read_arguments(path: Path, arguments: dict) -> dict[str, Any]:
+    """Return the hyper-parameters in a checkpoint's model_args, with `activation` and `eps`."""
     names = SIZES | {"n_ctx": "block_size"}
     hparams = {ours: arguments.get(theirs) for ours, theirs in names.items()}
     check_hparams(path, hparams, names)
-    return hparams | {"activation": "gelu_erf", "eps": 1e-5}
+    return hparams | {"activation": "gelu_erf", "eps": GPT2_EPS}
 
 
-def stored_in(file, weights):
-    """Return pairs of a name and a Stored, for each tensor of a state_dict; the matrices of Linear are [out, in]."""
+def as_dict(value):
+    """Return the value if it is a dict, else an empty dict."""
+    return value if isinstance(value, dict) else {}
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------
+
+
+def load_tensors(file: TorchFile, weights: dict, shapes: Shapes, has_biases: bool) -> Arrays:
+    """Return the weights {path: float32 array}, mapped from their conversion to float32, made first if necessary."""
+    converted = file.path.with_name(FLOAT32_NAME)
+    source = fingerprint([file.path])
+    if is_converted_from(source, converted, shapes):
+        return mapped.map_tensors(converted, shapes)
+    stored = collect(stored_tensors(file, weights), file.path)
+    if not has_biases:
+        stored = zero_biases(shapes) | stored
+    tensors = select(stored, shapes, file.path, "its model_args")
+    return load_converted(tensors, converted, source, shapes)
+
+
+def stored_tensors(file: TorchFile, weights: dict) -> Iterator[tuple[str, StoredTensor]]:
+    """Yield a name and a StoredTensor for each tensor of a state dict, with the matrices as [in, out]."""
     for name, tensor in weights.items():
         if isinstance(tensor, Tensor):
-            yield name, transposed(file, tensor) if LINEAR.fullmatch(plain(name)) else unchanged(file, tensor)
+            yield name, transposed(file, tensor) if MATRIX.fullmatch(bare_name(name)) else unchanged(file, tensor)
 
 
 def unchanged(file, tensor):
-    return Stored(tensor.dtype, tensor.shape, lambda: file.read(tensor))
+    return StoredTensor(tensor.dtype, tensor.shape, lambda: file.read(tensor))
 
 
 def transposed(file, tensor):
-    return Stored(tensor.dtype, tensor.shape[::-1], lambda: file.read(tensor).T)
+    return StoredTensor(tensor.dtype, tensor.shape[::-1], lambda: file.read(tensor).T)
 
 
-def zero_biases(shapes):
-    """Return {name: Stored} of a zero for each bias: to add none is to add zero."""
+def zero_biases(shapes: Shapes) -> Tensors:
+    """Return a tensor of zeros for each bias: adding zero equals adding no bias."""
 
     def zeros(shape):
-        return Stored("F32", shape, lambda: np.zeros(shape, np.float32))
+        return StoredTensor("F32", shape, lambda: np.zeros(shape, np.float32))
 
-    names = in_safetensors(shapes)
-    return {name: zeros(shape) for name, (_, shape) in names.items() if name.endswith(".bias")}
+    return {name: zeros(shape) for name, (_, shape) in in_safetensors(shapes).items() if name.endswith(".bias")}
 
 
-def nanogpt_encoder(folder, dataset, n_vocab, models_dir):
-    """Return the characters in meta.pkl, or else GPT-2's vocabulary, which nanoGPT has from elsewhere.
+# ---- vocabulary ------------------------------------------------------------------------------------------------
 
-    nanoGPT keeps meta.pkl with the text that it was made from, in the folder data/<dataset> beside its out_dir.
+
+def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | os.PathLike) -> Encoder:
+    """Return the characters in meta.pkl, or GPT-2's vocabulary if there is no meta.pkl.
+
+    nanoGPT keeps meta.pkl beside the training text, in data/<dataset> beside the checkpoint's folder, and takes GPT-2's
+    vocabulary from a library. Here it is read from the folder or from one of OpenAI's models in models_dir.
     """
     if not isinstance(dataset, str) or Path(dataset).name != dataset:
         dataset = "NAME"
-    for home in (folder, folder.resolve().parent / "data" / dataset):
-        if os.path.isfile(home / "meta.pkl"):
-            return read_characters(home / "meta.pkl")
-    for home in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
+    for place in (folder, folder.resolve().parent / "data" / dataset):
+        if os.path.isfile(place / "meta.pkl"):
+            return read_characters(place / "meta.pkl")
+    for place in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
         with contextlib.suppress(FileNotFoundError):
-            encoder = get_encoder(home)
+            encoder = get_encoder(place)
             if encoder.n_vocab <= n_vocab:
                 return encoder
     if n_vocab < GPT2_N_VOCAB:
@@ -113,23 +149,23 @@ def nanogpt_encoder(folder, dataset, n_vocab, models_dir):
         )
     raise CheckpointError(
         f"{folder} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any of "
-        f"OpenAI's models, or have one downloaded to {models_dir} with --model_size 124M"
+        f"OpenAI's models, or download one to {models_dir} with --model_size 124M"
     )
 
 
-def read_characters(meta):
-    """Return the encoder in a meta.pkl, {"stoi": {character: id}, ...}; what else is in it, follows from that."""
+def read_characters(meta: Path) -> CharacterEncoder:
+    """Return the encoder of a meta.pkl, {"stoi": {character: id}, ...}; its other entries follow from stoi."""
     if meta.stat().st_size > LARGEST_PICKLE:
-        raise CheckpointError(f"{meta} has more than {LARGEST_PICKLE:,} bytes: it is not one of nanoGPT's")
+        raise CheckpointError(
+            f"{meta} has {meta.stat().st_size:,} bytes; nanoGPT's have at most {LARGEST_PICKLE:,}: copy it again"
+        )
     try:
         ids = as_dict(as_dict(load_pickle(meta.read_bytes())).get("stoi"))
     except ValueError as error:
-        raise CheckpointError(f"{meta}: {error}; copy it anew") from error
-    characters = all(type(name) is str and len(name) == 1 and type(i) is int for name, i in ids.items())
-    if not (ids and characters and sorted(ids.values()) == list(range(len(ids)))):
-        raise CheckpointError(f"{meta} has no stoi that numbers characters from 0: it is damaged, or not of nanoGPT")
+        raise CheckpointError(f"{meta}: {error}; copy the file from nanoGPT again") from error
+    are_characters = all(type(key) is str and len(key) == 1 and type(i) is int for key, i in ids.items())
+    if not (ids and are_characters and sorted(ids.values()) == list(range(len(ids)))):
+        raise CheckpointError(
+            f"{meta} has no stoi that numbers characters from 0 without gaps: copy the file from nanoGPT again"
+        )
     return CharacterEncoder(ids)
-
-
-def as_dict(value):
-    return value if isinstance(value, dict) else {}

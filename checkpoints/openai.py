@@ -1,22 +1,43 @@
-"""OpenAI's checkpoints: hparams.json, the vocabulary, and TensorFlow's model.ckpt.*, converted once to safetensors."""
+"""OpenAI's format: hparams.json, encoder.json and vocab.bpe, and a TensorFlow checkpoint, model.ckpt.*.
+
+TensorFlow takes seconds to start and copies what it reads. So it reads a checkpoint only once: the tensors are saved
+beside it as model.safetensors, which later runs map. A folder with model.safetensors needs no checkpoint.
+"""
 
 import contextlib
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from checkpoints import download, files, mapped
-from checkpoints.download import INDEX, TEXT_FILES, WEIGHT_FILES
+from checkpoints.download import INDEX, TEXT_FILES, WEIGHT_FILES, FileTable
 from checkpoints.files import CheckpointError
-from checkpoints.tensors import check_hparams, check_tensors, in_checkpoint, in_safetensors, nest, tensor_shapes
-from encoder import get_encoder
+from checkpoints.mapped import Arrays
+from checkpoints.tensors import (
+    Shapes,
+    TypedShapes,
+    check_hparams,
+    check_tensors,
+    in_checkpoint,
+    in_safetensors,
+    nest,
+    tensor_shapes,
+)
+from encoder import Encoder, get_encoder
 
-CONVERTED_NAME = "model.safetensors"
+CONVERTED_NAME = "model.safetensors"  # the checkpoint, converted
 
 
-def load(folder, models_dir):
-    """Return the encoder, the hyper-parameters and the weights tree; download and convert what is missing."""
+def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
+    """Return the encoder, the hyper-parameters and the weights tree; download and convert the files if necessary.
+
+    Raise CheckpointError if files are missing, damaged or inconsistent, or cannot be downloaded.
+    """
     official = official_files(folder, models_dir)
     download.ensure_files(folder, TEXT_FILES, official)
     hparams = read_hparams(folder)
@@ -25,112 +46,129 @@ def load(folder, models_dir):
     return encoder, hparams, nest(tensors, hparams["n_layer"])
 
 
-def load_tensors(folder, shapes, official):
-    """Return the weights {path: array}, one for each of `shapes`, from the saved copy or else from the checkpoint."""
-    copy, index = folder / CONVERTED_NAME, checkpoint_index(folder)
-    if is_current(copy, index, shapes):
-        return mapped.map_tensors(copy, shapes)
-    download.ensure_files(folder, [index.name], official)
-    import_tensorflow(folder)  # if that fails, better now than after a long download
-    download.ensure_files(folder, WEIGHT_FILES if official else [], official)
-    return mapped.convert_once(
-        copy, shapes, lambda: is_current(copy, index, shapes), lambda copy: convert(index, copy, shapes)
-    )
+def official_files(folder: Path, models_dir: str | os.PathLike) -> FileTable:
+    """Return the table of official files for a folder that may be downloaded to, {} for any other folder.
 
-
-def read_hparams(folder):
-    """Return the dict in hparams.json. CheckpointError: no GPT-2 is like that."""
-    file = folder / "hparams.json"
-    hparams = files.read_json_object(file)
-    check_hparams(file, hparams)
-    return hparams
-
-
-def read_encoder(folder, n_vocab):
-    """Return the encoder. CheckpointError: the vocabulary is damaged or of another model."""
-    try:
-        encoder = get_encoder(folder)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    if encoder.n_vocab != n_vocab:
-        raise CheckpointError(
-            f"{folder / 'encoder.json'} has {encoder.n_vocab} tokens but hparams.json has n_vocab {n_vocab}: "
-            "they are of two models; copy all files of one there"
-        )
-    return encoder
-
-
-def checkpoint_index(folder):
-    """Return the path of the checkpoint's index: model.ckpt.index, unless the file `checkpoint` names other weights."""
-    try:
-        text = (folder / "checkpoint").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it may well be missing: nothing else is in it
-        text = ""
-    named = re.search(r'^model_checkpoint_path: "(?:.*[/\\])?([^/\\"]+)"', text)  # only the last part of a path
-    return folder / f"{named[1] if named else 'model.ckpt'}.index"
-
-
-def official_files(folder, models_dir):
-    """Return {name: (bytes, SHA-256)} for a folder that may be downloaded to, {} for any other.
-
-    That is models_dir/<one of the four sizes>, unless somebody has put weights of their own there.
+    Such a folder is models_dir/SIZE with one of the four sizes, unless its file `checkpoint` names other weights.
     """
     if folder.parent == Path(files.expand(models_dir)) and checkpoint_index(folder).name == INDEX:
         return download.OFFICIAL.get(folder.name, {})
     return {}
 
 
-def is_current(copy, index, shapes):
-    """Whether the saved copy is whole and was made from the checkpoint with that index.
-
-    The index holds a checksum of every tensor, so the SHA-256 of this small file stands for all the weights.
-    """
-    if not (copy.is_file() and index.is_file()):
-        return copy.is_file()  # without a checkpoint the copy is all there is
+def checkpoint_index(folder: Path) -> Path:
+    """Return the path of the checkpoint's index: model.ckpt.index, unless the file `checkpoint` names another."""
     try:
-        found, source = mapped.read_header(copy)
+        text = (folder / "checkpoint").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # this file is optional
+        text = ""
+    match = re.search(r'^model_checkpoint_path: "(?:.*[/\\])?([^/\\"]+)"', text)  # the last part of the path
+    prefix = match[1] if match else "model.ckpt"
+    return folder / f"{prefix}.index"
+
+
+# ---- hyper-parameters and vocabulary ---------------------------------------------------------------------------
+
+
+def read_hparams(folder: Path) -> dict[str, Any]:
+    """Return the dict in hparams.json. Raise CheckpointError if the hyper-parameters are invalid."""
+    file = folder / "hparams.json"
+    hparams = files.read_json_object(file)
+    check_hparams(file, hparams)
+    return hparams
+
+
+def read_encoder(folder: Path, n_vocab: int) -> Encoder:
+    """Return the encoder. Raise CheckpointError if the vocabulary is damaged or has another size than n_vocab."""
+    try:
+        encoder = get_encoder(folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if encoder.n_vocab != n_vocab:
+        raise CheckpointError(
+            f"{folder / 'encoder.json'} has {encoder.n_vocab} tokens but hparams.json has n_vocab {n_vocab}: the files "
+            "belong to two models; copy all files of one model there"
+        )
+    return encoder
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------
+
+
+def load_tensors(folder: Path, shapes: Shapes, official: FileTable) -> Arrays:
+    """Return the weights {path: float32 array}, mapped from model.safetensors, which is written first if necessary."""
+    converted = folder / CONVERTED_NAME
+    index = checkpoint_index(folder)
+    if is_current(converted, index, shapes):
+        return mapped.map_tensors(converted, shapes)
+    download.ensure_files(folder, [index.name], official)
+    import_tensorflow(folder)  # report a missing TensorFlow before a long download
+    download.ensure_files(folder, WEIGHT_FILES if official else [], official)
+    return mapped.convert_once(
+        converted,
+        shapes,
+        is_current=lambda: is_current(converted, index, shapes),
+        convert=lambda path: convert(index, path, shapes),
+    )
+
+
+def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
+    """Return whether the converted file is complete and was made from the checkpoint with this index.
+
+    The index holds a checksum of every tensor, so the SHA-256 of this small file identifies all weights.
+    """
+    if not (converted.is_file() and index.is_file()):
+        return converted.is_file()  # without a checkpoint nothing else can be used
+    try:
+        found, source = mapped.read_header(converted)
     except CheckpointError:
         return False
-    if source is None:  # it was not made here, and is not ours to replace
+    if source is None:  # written by another program: use it and never replace it
         return True
     return source == files.sha256_of(index).hexdigest() and found == in_safetensors(shapes)
 
 
-def convert(index, copy, shapes):
-    """Write the tensors of a checkpoint to the safetensors file `copy`, one after the other.
+def convert(index: Path, path: Path, shapes: Shapes) -> None:
+    """Write the tensors of a TensorFlow checkpoint to the safetensors file `path`, one after the other.
 
-    The memory it takes is that of TensorFlow and of the largest tensor, however many there are.
-    CheckpointError: the checkpoint is damaged or does not fit hparams.json. OSError: the copy cannot be written.
+    Memory: TensorFlow and the largest tensor.
+    Raise CheckpointError if the checkpoint is damaged or its tensors are not those in `shapes`, OSError if `path`
+    cannot be written.
     """
     source = files.sha256_of(index).hexdigest()
+    names = in_checkpoint(shapes)
     found, read = open_checkpoint(index)
-    check_tensors(index.with_suffix(""), in_checkpoint(shapes), found)
-    mapped.write_safetensors(copy, in_safetensors(shapes), source, map(read, in_checkpoint(shapes)))
+    check_tensors(index.with_suffix(""), names, found)
+    mapped.write_safetensors(path, in_safetensors(shapes), source, map(read, names))
 
 
-def open_checkpoint(index):
-    """Return what a TensorFlow checkpoint holds, {name: (dtype, shape)}, and a function from a name to its array."""
+def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarray]]:
+    """Return {name: (dtype, shape)} of a TensorFlow checkpoint, and a function that reads a tensor by its name."""
     tf = import_tensorflow(index.parent)
-    prefix = index.with_suffix("")  # what its files are called up to .index and .data
+    prefix = index.with_suffix("")  # TensorFlow names a checkpoint by the common part of its file names
 
-    def guarded(read, *arguments):
+    def checked(read, *arguments):
         try:
             return read(*arguments)
-        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # its reader raises all of them
+        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # TensorFlow raises all of these
             first_line, *_ = str(error).split("\n")
             raise CheckpointError(
-                f"the checkpoint {prefix} cannot be read ({first_line}): delete {prefix.name}.index "
-                f"and {prefix.name}.data-*, then run again if they were downloaded, else copy them there anew"
+                f"the checkpoint {prefix} cannot be read ({first_line}): delete {prefix.name}.index and "
+                f"{prefix.name}.data-*, then run again to download them, or copy them there again"
             ) from error
 
-    reader = guarded(tf.train.load_checkpoint, str(prefix))
-    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    reader = checked(tf.train.load_checkpoint, str(prefix))
+    shapes = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
     found = {name: (dtypes[name].name, tuple(shapes[name])) for name in shapes}
-    return found, lambda name: guarded(reader.get_tensor, name)
+    return found, lambda name: checked(reader.get_tensor, name)
 
 
-def import_tensorflow(folder):
-    """Import TensorFlow in silence: it tells about GPUs and deprecations those who have asked for a text."""
+def import_tensorflow(folder: Path):
+    """Import and return TensorFlow, without its GPU and deprecation messages.
+
+    folder: the model to convert, for the message. Raise CheckpointError if TensorFlow cannot be imported.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
@@ -139,15 +177,16 @@ def import_tensorflow(folder):
             import tensorflow
     except ImportError as error:
         raise CheckpointError(
-            f"the checkpoint in {folder} must be converted, once, and that takes TensorFlow ({error}): pip install "
-            f"tensorflow-cpu (on macOS: tensorflow), or copy {CONVERTED_NAME} there from a machine that has run the model"
+            f"converting the checkpoint in {folder} requires TensorFlow, once, and importing it failed ({error}): "
+            f"pip install tensorflow-cpu (on macOS: tensorflow), or copy {CONVERTED_NAME} there from a machine where "
+            "the model has been converted"
         ) from error
     return tensorflow
 
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Silence the process's stderr, not only Python's sys.stderr, of which C++ knows nothing."""
+    """Redirect file descriptor 2 to the null device: C++ code writes to it directly, not to sys.stderr."""
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -1,20 +1,38 @@
-"""The tensors of a GPT-2: their names and shapes, checks against the hyper-parameters, and the tree of weights."""
+"""The tensors of a GPT-2: names, shapes, checks against the hyper-parameters, and the weights tree.
+
+Inside this package a tensor's name is its path in an OpenAI checkpoint, such as h0/attn/c_attn/w. Files use two other
+forms of it: in_checkpoint and in_safetensors translate.
+"""
 
 import re
 import reprlib
+from os import PathLike
+from typing import Any
 
 from checkpoints.files import CheckpointError
 
-# What hparams.json must have, and the largest of each that is believed.
-HPARAMS = {"n_vocab": 10_000_000, "n_ctx": 10_000_000, "n_embd": 1_000_000, "n_head": 100_000, "n_layer": 1_000}
+Shapes = dict[str, tuple[int, ...]]  # {path: shape}
+TypedShapes = dict[str, tuple[str, tuple[int, ...]]]  # {name in a file: (dtype, shape)}
+
+# Required hyper-parameters and the largest value accepted; a larger one is taken for damage.
+LIMITS = {"n_vocab": 10_000_000, "n_ctx": 10_000_000, "n_embd": 1_000_000, "n_head": 100_000, "n_layer": 1_000}
+LIMIT_N_INNER = 10_000_000  # the width of the MLP, if the hyper-parameters name it; otherwise it is 4 * n_embd
+MAX_FAULTS = 5  # listed in a message
 
 
-def check_hparams(file, hparams, names=None):
-    """Raise CheckpointError if no GPT-2 is like that. names: what `file` calls them, {our name: its}, if otherwise."""
-    optional = {"n_inner": 10_000_000} if "n_inner" in hparams else {}  # the width of mlp, if it is not 4 * n_embd
-    for name, largest in {**HPARAMS, **optional}.items():
-        value, its_name = hparams.get(name), (names or {}).get(name, name)
-        if type(value) is not int or not 1 <= value <= largest:  # type: True is an int to isinstance
+# ---- hyper-parameters ------------------------------------------------------------------------------------------
+
+
+def check_hparams(file: PathLike, hparams: dict[str, Any], names: dict[str, str] | None = None) -> None:
+    """Raise CheckpointError if the hyper-parameters are invalid.
+
+    file: where they come from, for the message. names: {our name: the name in that file} where the two differ.
+    """
+    limits = LIMITS | ({"n_inner": LIMIT_N_INNER} if "n_inner" in hparams else {})
+    for name, largest in limits.items():
+        value = hparams.get(name)
+        if type(value) is not int or not 1 <= value <= largest:  # isinstance would accept True
+            its_name = (names or {}).get(name, name)
             raise CheckpointError(
                 f"{file}: {its_name} is {reprlib.repr(value)}; it must be a whole number from 1 to {largest:,}"
             )
@@ -22,13 +40,17 @@ def check_hparams(file, hparams, names=None):
         raise CheckpointError(f"{file}: n_embd {hparams['n_embd']} is not a multiple of n_head {hparams['n_head']}")
 
 
-def tensor_shapes(hparams):
-    """Return {path: shape} of every tensor of a GPT-2. This is where their names come from.
+# ---- names and shapes ------------------------------------------------------------------------------------------
+
+
+def tensor_shapes(hparams: dict[str, Any]) -> Shapes:
+    """Return {path: shape} of all tensors of a GPT-2 with these hyper-parameters.
 
     >>> list(tensor_shapes({"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_layer": 12}).items())[:4]
     [('wte', (50257, 768)), ('wpe', (1024, 768)), ('h0/ln_1/g', (768,)), ('h0/ln_1/b', (768,))]
     """
-    d, d_inner = hparams["n_embd"], hparams.get("n_inner", 4 * hparams["n_embd"])
+    d = hparams["n_embd"]
+    d_inner = hparams.get("n_inner", 4 * d)
 
     def norm(name):
         return {f"{name}/g": (d,), f"{name}/b": (d,)}
@@ -43,8 +65,8 @@ def tensor_shapes(hparams):
     return {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)} | blocks | norm("ln_f")
 
 
-def in_checkpoint(shapes):
-    """Return {name: (dtype, shape)} as it is in a checkpoint, where a kernel is that of a convolution over one token.
+def in_checkpoint(shapes: Shapes) -> TypedShapes:
+    """Return {name: (dtype, shape)} in an OpenAI checkpoint, where a matrix is the kernel of a convolution of width 1.
 
     >>> in_checkpoint({"wte": (50257, 768), "h0/attn/c_attn/w": (768, 2304)})
     {'model/wte': ('float32', (50257, 768)), 'model/h0/attn/c_attn/w': ('float32', (1, 768, 2304))}
@@ -53,8 +75,8 @@ def in_checkpoint(shapes):
     return {f"model/{path}": ("float32", shape) for path, shape in (shapes | kernels).items()}
 
 
-def in_safetensors(shapes):
-    """Return {name: (dtype, shape)} as it is in a safetensors file, where the names are those Hugging Face gives.
+def in_safetensors(shapes: Shapes) -> TypedShapes:
+    """Return {name: (dtype, shape)} in a safetensors file, with Hugging Face's names.
 
     >>> list(in_safetensors({"wte": (50257, 768), "h0/ln_1/g": (768,), "h0/attn/c_attn/b": (2304,)}))
     ['wte.weight', 'h.0.ln_1.weight', 'h.0.attn.c_attn.bias']
@@ -68,8 +90,11 @@ def in_safetensors(shapes):
     return {name(path): ("F32", shape) for path, shape in shapes.items()}
 
 
-def check_tensors(where, expected, found, fits="hparams.json"):
-    """Raise CheckpointError unless the tensors found, {name: (dtype, shape)}, are just those that `fits` expects."""
+def check_tensors(where: PathLike, expected: TypedShapes, found: TypedShapes, fits: str = "hparams.json") -> None:
+    """Raise CheckpointError unless the tensors found are exactly the expected ones, in any order.
+
+    where: the file or folder that holds them. fits: the file that gives the expected shapes. Both are for the message.
+    """
 
     def describe(tensor):
         return f"{tensor[0]} {list(tensor[1])}" if tensor else "nothing"
@@ -80,14 +105,17 @@ def check_tensors(where, expected, found, fits="hparams.json"):
         if expected.get(name) != found.get(name)
     ]
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
         raise CheckpointError(
-            f"{where} does not fit {fits} ({'; '.join(faults[:5])}{more}): copy all files of one model there"
+            f"{where} does not fit {fits} ({'; '.join(faults[:MAX_FAULTS])}{more}): copy all files of one model there"
         )
 
 
-def nest(tensors, n_layer):
-    """Return the tensors as a tree: one level for each part of a path, and the blocks h0, h1, ... as a list.
+# ---- the weights tree ------------------------------------------------------------------------------------------
+
+
+def nest(tensors: dict[str, Any], n_layer: int) -> dict[str, Any]:
+    """Return {path: tensor} as a tree with a level for each part of the path, and h0, h1, ... as the list `blocks`.
 
     >>> nest({"wte": 1, "h0/ln_1/g": 2, "h0/ln_1/b": 3, "ln_f/g": 4}, n_layer=1)
     {'wte': 1, 'ln_f': {'g': 4}, 'blocks': [{'ln_1': {'g': 2, 'b': 3}}]}

@@ -1,19 +1,19 @@
-"""What torch.save has written, read without torch, and without running any of it.
+"""Files of torch.save, read without torch and without running any code in them.
 
-Such a file is a zip archive in which nothing is compressed. One member, data.pkl, is a pickle: it says what was saved,
-with a note wherever a tensor belongs. The numbers are in the members data/0, data/1, ..., one for each storage; a
-tensor is a view of a storage, so two tensors may share one.
+Such a file is an uncompressed zip archive. Its member data.pkl is a pickle of the saved value, with a reference in
+place of each tensor. The numbers are in the members data/0, data/1, ..., one for each storage. A tensor is a view of a
+storage, and several tensors may share one.
 
-A pickle is a program for a little machine with a stack. Python's own machine calls whatever function the program names,
-so a stranger's pickle can do anything that you can. The one below knows only the instructions it takes to put dicts,
-lists, tuples, strings and numbers together, and only the names in NAMES, none of which it calls. All else is refused.
+A pickle is a program for a small stack machine. Python's own unpickler calls any function that the program names, so a
+pickle from an untrusted source can run arbitrary code. The machine below executes only the instructions that build
+dicts, lists, tuples, strings and numbers. It accepts only the names in NAMES, and calls none of them.
 
 >>> import pickle
 >>> load_pickle(pickle.dumps({"stoi": {"a": 0}, "itos": {0: "a"}}))
 {'stoi': {'a': 0}, 'itos': {0: 'a'}}
 >>> load_pickle(pickle.dumps(print))
 Traceback (most recent call last):
-ValueError: it asks for builtins.print, which is not needed to read tensors and is not run
+ValueError: its pickle names builtins.print, which is not needed to read tensors and was not run
 """
 
 import contextlib
@@ -22,13 +22,17 @@ import pickletools
 import reprlib
 import struct
 import zipfile
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-LARGEST_PICKLE = 2**24  # bytes; that of a GPT-2 with its optimizer has some hundred thousand
+LARGEST_PICKLE = 2**24  # bytes; the pickle of a GPT-2 with its optimizer has a few hundred thousand
+LARGEST_SIZE = 2**48  # elements
+MAX_AXES = 8
 
-STORAGES = {  # name: what safetensors calls it, NumPy's type (which has no bfloat16)
+STORAGES = {  # name: safetensors' name of the type, NumPy's type; NumPy has no bfloat16
     "torch.FloatStorage": ("F32", "<f4"),
     "torch.HalfStorage": ("F16", "<f2"),
     "torch.BFloat16Storage": ("BF16", "<u2"),
@@ -40,50 +44,56 @@ STORAGES = {  # name: what safetensors calls it, NumPy's type (which has no bflo
     "torch.ByteStorage": ("U8", "<u1"),
     "torch.BoolStorage": ("BOOL", "?"),
 }
-REBUILD, ORDERED_DICT = "torch._utils._rebuild_tensor_v2", "collections.OrderedDict"
+REBUILD = "torch._utils._rebuild_tensor_v2"
+ORDERED_DICT = "collections.OrderedDict"
 NAMES = {*STORAGES, REBUILD, ORDERED_DICT}
 
 
 class Name(NamedTuple):
-    """One of NAMES, where Python's machine would have the function or class itself."""
+    """One of NAMES, in place of the function or class that Python's unpickler would import."""
 
     name: str
 
 
 class Storage(NamedTuple):
+    """A reference to the numbers in the archive's member data/<key>."""
+
     kind: str  # one of STORAGES
-    key: str  # its numbers are the archive's member data/<key>
+    key: str
     size: int  # elements
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; nothing about it has been checked but the types."""
+    """A view of a storage. Only the types of the fields have been checked; TorchFile.read checks the rest."""
 
     storage: Storage
     offset: int  # elements
-    shape: tuple
-    strides: tuple  # elements
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # elements
 
     @property
-    def dtype(self):
+    def dtype(self) -> str:
         return STORAGES[self.storage.kind][0]
 
 
-class TorchFile:
-    """An open file of torch.save. `content` is what was saved, with a Tensor in place of each tensor.
+# ---- the archive -----------------------------------------------------------------------------------------------
 
-    ValueError, here and in `read`: the file is damaged, or needs more than tensors and plain data to be read.
+
+class TorchFile:
+    """An open file of torch.save. `content` is the saved value, with a Tensor in place of each tensor.
+
+    Opening and `read` raise ValueError if the file is damaged or holds more than tensors and plain data.
     """
 
-    def __init__(self, path):
-        self.path, self.size = path, path.stat().st_size
-        with self._damage():
+    def __init__(self, path: Path):
+        self.path = path
+        self.size = path.stat().st_size
+        with self.wrapped_errors():
             self.archive = zipfile.ZipFile(path)
         try:
-            with self._damage():
-                self.root = self._find_root()
-                data = self._member("data.pkl", range(LARGEST_PICKLE))
-                self.content = load_pickle(data)
+            with self.wrapped_errors():
+                self.root = self.find_root()
+                self.content = load_pickle(self.read_member("data.pkl", range(LARGEST_PICKLE)))
         except BaseException:
             self.archive.close()
             raise
@@ -94,62 +104,72 @@ class TorchFile:
     def __exit__(self, *exception):
         self.archive.close()
 
-    def read(self, tensor):
-        """Return the elements of one tensor, as NumPy's type in STORAGES, shaped; at most its storage is in memory."""
-        with self._damage():
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """Return the elements of a tensor, with NumPy's type in STORAGES. Memory: at most its storage."""
+        with self.wrapped_errors():
             storage, offset, shape, strides = tensor
             kind = np.dtype(STORAGES[storage.kind][1])
-            if math.prod(shape) > storage.size:  # strides of 0 could make more of them
-                raise ValueError(f"a tensor {reprlib.repr(shape)} has more elements than its storage, {storage.size:,}")
-            size = storage.size * kind.itemsize
-            data = self._member(f"data/{storage.key}", range(size, size + 1))
-            # This raises ValueError if it runs past the end.
+            if math.prod(shape) > storage.size:  # possible with strides of 0
+                raise ValueError(f"a tensor {reprlib.repr(shape)} is larger than its storage of {storage.size:,}")
+            n_bytes = storage.size * kind.itemsize
+            data = self.read_member(f"data/{storage.key}", range(n_bytes, n_bytes + 1))
+            # NumPy raises ValueError if the view exceeds the data.
             return np.ndarray(shape, kind, data, offset * kind.itemsize, [n * kind.itemsize for n in strides])
 
-    def _find_root(self):
-        """Return the folder all members are in, which torch names after the file."""
-        roots = [name.removesuffix("data.pkl") for name in self.archive.namelist() if name.endswith("/data.pkl")]
+    def find_root(self) -> str:
+        """Return the folder of all members in the archive; torch names it after the file."""
+        members = self.archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError("it has no data.pkl, or several")
         byteorder = f"{roots[0]}byteorder"
-        if byteorder in self.archive.namelist() and self.archive.getinfo(byteorder).file_size != len("little"):
+        if byteorder in members and self.archive.getinfo(byteorder).file_size != len("little"):
             raise ValueError("its numbers are big-endian")
         return roots[0]
 
-    def _member(self, name, sizes):
-        """Return a member of the archive, whose checksum zipfile verifies, unless its size is not one of `sizes`."""
+    def read_member(self, name: str, sizes: range) -> bytes:
+        """Return a member of the archive; zipfile verifies its checksum. Raise ValueError unless its size is valid."""
         member = self.archive.getinfo(self.root + name)
-        stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
-        if not stored or member.file_size > self.size or member.file_size not in sizes:
-            raise ValueError(f"its member {name} has {member.file_size:,} bytes, more or fewer than it should")
+        is_stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        if not is_stored or member.file_size > self.size or member.file_size not in sizes:
+            raise ValueError(f"its member {name} has {member.file_size:,} bytes: its size is wrong or it is compressed")
         return self.archive.read(member)
 
     @contextlib.contextmanager
-    def _damage(self):
+    def wrapped_errors(self) -> Iterator[None]:
+        """Raise ValueError, with the file's name and a remedy, in place of the many errors that damage causes."""
         try:
             yield
         except (zipfile.BadZipFile, LookupError, RuntimeError, EOFError, struct.error, ValueError, OSError) as error:
             raise ValueError(
                 f"{self.path} cannot be read as a file of torch.save ({error}): if it is damaged or cut off, copy it "
-                "anew; if it is from torch older than 1.6, or holds more than weights, save it anew"
+                "again; if torch before 1.6 wrote it or it holds more than weights, save the weights again"
             ) from error
 
 
-def load_pickle(data):
-    """Return what a pickle builds out of dicts, lists, tuples, strings, numbers and Tensors; refuse any other.
+# ---- the pickle ------------------------------------------------------------------------------------------------
 
-    data: bytes. ValueError: it is damaged, or needs a function or class that is not one of NAMES, or an instruction
-    that torch.save and pickle.dump do not write for such things.
+
+def load_pickle(data: bytes) -> Any:
+    """Return the value of a pickle of dicts, lists, tuples, strings, numbers and Tensors.
+
+    Raise ValueError if the pickle is damaged, names a function or class outside NAMES, or has an instruction that
+    torch.save and pickle.dump do not write for such values.
     """
     try:
         return run(pickletools.genops(data))
-    except (IndexError, KeyError, TypeError, AttributeError) as error:  # what a senseless program ends in
+    except (IndexError, KeyError, TypeError, AttributeError) as error:  # raised by invalid programs
         raise ValueError(f"its pickle is damaged ({type(error).__name__})") from error
 
 
-def run(instructions):
-    """The machine: `stack` holds what is being built, `marks` where a series begins, `memo` what comes again."""
-    stack, marks, memo = [], [], {}
+def run(instructions: Iterable[tuple[pickletools.OpcodeInfo, Any, int]]) -> Any:
+    """Run the program and return the value it builds.
+
+    stack: the values under construction. marks: the stack heights where a series begins. memo: values used again.
+    """
+    stack = []
+    marks = []
+    memo = {}
 
     def pop_series():
         start = marks.pop()
@@ -200,45 +220,48 @@ def run(instructions):
                 name, arguments = stack.pop(-2), stack.pop()
                 stack.append(reduce(name, arguments))
             case "BUILD":
-                stack.pop()  # attributes of an OrderedDict, in which torch keeps versions
+                stack.pop()  # the attributes of an OrderedDict, where torch stores version numbers
             case "STOP":
                 return stack.pop()
             case other:
-                raise ValueError(f"its pickle has the instruction {other}, which reading tensors does not take")
+                raise ValueError(f"its pickle has the instruction {other}, which is not needed to read tensors")
 
 
 def set_items(target, items):
-    keys, values = items[::2], items[1::2]
-    if not all(type(key) in (str, int) for key in keys):  # Python can be kept busy for ever with a tuple as a key
+    """Add to a dict the keys and values that alternate in `items`."""
+    keys = items[::2]
+    values = items[1::2]
+    if not all(type(key) in (str, int) for key in keys):  # the hash of a nested tuple can take forever
         raise ValueError("its pickle has a dict whose keys are neither strings nor whole numbers")
     target.update(zip(keys, values, strict=True))
 
 
 def admit(name):
+    """Return the Name. Raise ValueError if it is not one of NAMES."""
     if name not in NAMES:
-        raise ValueError(f"it asks for {name:.100}, which is not needed to read tensors and is not run")
+        raise ValueError(f"its pickle names {name:.100}, which is not needed to read tensors and was not run")
     return Name(name)
 
 
 def as_storage(tag, kind, key, location, size):
-    """The note that torch leaves for a storage; `location` is the device it was on."""
+    """Return the Storage that torch's reference describes; `location` is the device it was on."""
     if not (kind.name in STORAGES and type(key) is str and is_size(size)):
-        raise ValueError("its pickle has a storage of no known kind")
+        raise ValueError("its pickle has a storage of unknown type")
     return Storage(kind.name, key, size)
 
 
 def reduce(name, arguments):
-    """What calling one of NAMES would give."""
+    """Return what calling one of NAMES with these arguments would return, without calling it."""
     if name == Name(ORDERED_DICT) and len(arguments) == 0:
         return {}
     if name != Name(REBUILD):
-        raise ValueError("its pickle calls what is not to be called")
-    storage, offset, shape, strides, *_ = arguments  # then whether it needs gradients, and hooks
-    sizes = type(shape) is type(strides) is tuple and len(shape) == len(strides) <= 8
-    if not (type(storage) is Storage and sizes and all(map(is_size, (offset, *shape, *strides)))):
-        raise ValueError("its pickle has a tensor of no possible shape")
+        raise ValueError("its pickle calls a name that must not be called")
+    storage, offset, shape, strides, *_ = arguments  # the rest: requires_grad and hooks
+    are_tuples = type(shape) is type(strides) is tuple and len(shape) == len(strides) <= MAX_AXES
+    if not (type(storage) is Storage and are_tuples and all(map(is_size, (offset, *shape, *strides)))):
+        raise ValueError("its pickle has a tensor with an invalid shape")
     return Tensor(storage, offset, shape, strides)
 
 
 def is_size(value):
-    return type(value) is int and 0 <= value < 2**48
+    return type(value) is int and 0 <= value < LARGEST_SIZE

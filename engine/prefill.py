@@ -56,10 +56,10 @@ class ChunkCache:
             return self.layer.append(k, v)
 
 
-def prefill(forward: Callable, inputs, cache: list, **arguments) -> np.ndarray:  # [..., n_seq] -> [..., 1, n_vocab]
+def prefill(forward: Callable, inputs, cache: list, **arguments) -> np.ndarray:  # [..., n_seq] -> [..., 1, n]
     """Return `forward(inputs, cache=cache, **arguments)`, computed in chunks if there is one for every core.
 
-    forward: gpt2.gpt2, whose arguments must include last_only=True. cache: see gpt2.make_kv_cache.
+    forward: gpt2.transformer or gpt2.gpt2, whose arguments must include last_only=True. cache: see gpt2.make_kv_cache.
     """
     inputs = np.asarray(inputs)
     n = n_chunks(inputs.shape[-1])
@@ -74,7 +74,7 @@ def n_chunks(n_tokens: int) -> int:
     return min(n_cores(), n_threads()) if is_long else 1
 
 
-def in_chunks(forward, inputs, cache, n, **arguments):  # [..., n_seq] -> [..., 1, n_vocab]
+def in_chunks(forward, inputs, cache, n, **arguments):  # [..., n_seq] -> [..., 1, n]
     """Compute `forward` in `n` chunks of any length; requires threadpoolctl."""
     n_past = cache[0].length
     relay = Relay()

@@ -1,10 +1,17 @@
-"""Float32 weights as operands of `x @ w`: the same products, in the shapes that OpenBLAS multiplies fast.
+"""Float32 weights as operands of `x @ w`: the same results as with arrays, computed in the shapes that a CPU does fast.
 
-`with_fast_products(params)` wraps the matrices of a weights tree, without a copy. Which shapes gain how much:
-benchmarks/bench_products.py.
+`with_fast_products(params)` wraps the matrices and the activations of a weights tree, without a copy. What each step
+gains: benchmarks/bench_products.py.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from gpt2 import ACTIVATIONS
+
+L2_FLOATS = 2**17  # floats that fit in a core's L2 cache together with the intermediate results of an activation
+VOCAB_CHUNK = 4096  # tokens whose embeddings stay in the cache while a few rows are multiplied with them
 
 
 class Matrix:
@@ -47,23 +54,74 @@ class Embedding:
         return self.array[ids]
 
 
+class Vector:
+    """A bias or gain [n_out] that is applied in place, to the intermediate result on its left."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __radd__(self, x):  # [..., n_out] + [n_out]
+        x += self.array
+        return x
+
+    def __rmul__(self, x):  # [..., n_out] * [n_out]
+        x *= self.array
+        return x
+
+
 def multiply(rows, w, out):  # [n_rows, n_in] @ [n_in, n_out] -> [n_rows, n_out]
-    """Write `rows @ w` into `out`."""
-    if len(rows) in (2, 3):  # one by one: the rows after the first find most of `w` in the CPU's cache
-        for row, result in zip(rows, out, strict=True):
-            np.matmul(row, w, out=result)
+    """Write `rows @ w` into `out`, in shapes that OpenBLAS multiplies fast."""
+    n_rows = len(rows)
+    if 2 <= n_rows <= 4:
+        multiply_one_by_one(rows, w, out)
+    elif 4 < n_rows < 128 and n_rows % 8:
+        padding = np.zeros((-n_rows % 8, rows.shape[1]), dtype=np.float32)
+        out[:] = (np.concatenate([rows, padding]) @ w)[:n_rows]  # 30 rows take longer than 32
     else:
         np.matmul(rows, w, out=out)
 
 
+def multiply_one_by_one(rows, w, out):
+    """Multiply row by row. The rows after the first find `w`, or each chunk of a vocabulary, in the CPU's cache."""
+    is_vocabulary = w.flags.f_contiguous
+    step = VOCAB_CHUNK if is_vocabulary else w.shape[1]
+    for start in range(0, w.shape[1], step):
+        columns = slice(start, start + step)
+        for row, result in zip(rows, out, strict=True):
+            np.matmul(row, w[:, columns], out=result[columns])
+
+
+def in_row_chunks(function: Callable) -> Callable:
+    """Return `function` of an array [..., n], computed a few rows at a time, in place.
+
+    The intermediate results of a few rows stay in the L2 cache; those of a whole prompt do not fit.
+    """
+
+    def chunked(x):  # [..., n] -> [..., n]
+        rows = x.reshape(-1, x.shape[-1])
+        n_rows = max(1, L2_FLOATS // x.shape[-1])
+        for start in range(0, len(rows), n_rows):
+            chunk = rows[start : start + n_rows]
+            chunk[:] = function(chunk)
+        return rows.reshape(x.shape)
+
+    return chunked
+
+
 def with_fast_products(params: dict) -> dict:
-    """Return the weights tree with every matrix wrapped; vectors and positions stay as they are."""
-    blocks = [wrap_matrices(block) for block in params["blocks"]]
-    return params | {"wte": Embedding(params["wte"]), "blocks": blocks}
+    """Return the weights tree with every matrix and activation wrapped; vectors and positions stay as they are."""
+    blocks = [wrap(block) for block in params["blocks"]]
+    for block in blocks:
+        activation = block["mlp"].get("activation", "gelu")
+        block["mlp"]["activation"] = in_row_chunks(ACTIVATIONS[activation])
+    return params | {"wte": Embedding(params["wte"]), "blocks": blocks, "ln_f": wrap(params["ln_f"])}
 
 
-def wrap_matrices(tree):
+def wrap(tree):
     if isinstance(tree, dict):
-        return {name: wrap_matrices(child) for name, child in tree.items()}
-    is_matrix = isinstance(tree, np.ndarray) and tree.ndim == 2
-    return Matrix(tree) if is_matrix else tree
+        return {name: wrap(child) for name, child in tree.items()}
+    if not isinstance(tree, np.ndarray):
+        return tree
+    return Matrix(tree) if tree.ndim == 2 else Vector(tree)

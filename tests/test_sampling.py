@@ -31,7 +31,7 @@ from sampling import (
     keep_top_k,
     keep_top_p,
     keep_typical,
-    make_processor,
+    make_logits_processor,
     make_sampler,
     sample_categorical,
     sample_from_logits,
@@ -250,19 +250,19 @@ def check_entmax_of_a_few(table):
 
 @vector("repetition_penalty")
 def check_repetition_penalty(v):
-    close(make_processor(repetition_penalty=v["penalty"])(LOGITS, v["context"]), v["logits"], 1e-9)
+    close(make_logits_processor(repetition_penalty=v["penalty"])(LOGITS, v["context"]), v["logits"], 1e-9)
 
 
 @vector("presence_frequency")
 def check_presence_and_frequency(v):
-    both = make_processor(presence_penalty=v["presence"], frequency_penalty=v["frequency"])
+    both = make_logits_processor(presence_penalty=v["presence"], frequency_penalty=v["frequency"])
     close(both(LOGITS, v["context"]), v["logits"], 1e-9)
 
 
 @vector("llamacpp_combined")
 def check_repetition_divides_before_the_others_subtract(v):
     penalties = {"repetition": v["repeat"], "presence": v["presence"], "frequency": v["frequency"]}
-    processor = make_processor(**{f"{name}_penalty": value for name, value in penalties.items()})
+    processor = make_logits_processor(**{f"{name}_penalty": value for name, value in penalties.items()})
     close(processor(LOGITS, v["context"]), v["logits"], 1e-9)
 
 
@@ -270,7 +270,7 @@ def check_repetition_divides_before_the_others_subtract(v):
 def check_no_repeat_ngram(table):
     for name, banned in table.items():
         size, context = (part.split("=")[1] for part in name.split(","))
-        processor = make_processor(no_repeat_ngram_size=int(size))
+        processor = make_logits_processor(no_repeat_ngram_size=int(size))
         changed = processor(LOGITS, [int(token) for token in context.split()])
         assert np.flatnonzero(changed == -np.inf).tolist() == banned
 
@@ -290,7 +290,7 @@ def mirostat_support(mu):
     """What Mirostat draws from at this mu: the ids that a fine comb of uniform numbers finds."""
     found = set()
     for u in [*np.linspace(0, 1, 3000, endpoint=False), ALMOST_ONE]:
-        sampler = Mirostat()
+        sampler = Mirostat(5.0, 0.1)
         sampler.mu = mu
         found.add(sampler(LOGITS, Fixed(u)))
     return sorted(found)
@@ -385,7 +385,7 @@ def test_kept_sets_and_probabilities_equal_those_of_transformers_and_entmax():
     for case, bits, expected in golden_cases():
         logits, ids = inputs(case["seed"], case["size"], case["scale"])
         knobs = case["knobs"]
-        processor = make_processor(**{name: k for name, k in knobs.items() if name in PENALTIES})
+        processor = make_logits_processor(**{name: k for name, k in knobs.items() if name in PENALTIES})
         if processor is not None:
             logits = processor(logits.astype(np.float64), ids)
         probs = distribution(logits, **{name: k for name, k in knobs.items() if name not in PENALTIES})
@@ -683,8 +683,8 @@ def test_frequencies_of_100_000_draws_fit_the_distribution(strategy, monkeypatch
     sampler, rng = make_sampler(strategy, **knobs), np.random.default_rng(7)
     first = sampler(LOGITS, np.random.default_rng(0))
     # The logits are always the same, so that what is kept needs working out but once; every draw is a real one.
-    ids, x = sampling.candidates(LOGITS, **{k: v for k, v in knobs.items() if k not in sampling.OWNERS})
-    monkeypatch.setattr(sampling, "candidates", lambda logits, **knobs: (ids, x.copy()))
+    ids, x = sampling.filtered(LOGITS, **{k: v for k, v in knobs.items() if k not in sampling.OWNERS})
+    monkeypatch.setattr(sampling, "filtered", lambda logits, **knobs: (ids, x.copy()))
     if strategy != "mirostat":
         weights = entmax(x, knobs.get("entmax_alpha", 1))
         monkeypatch.setattr(sampling, "entmax", lambda x, alpha: weights)
@@ -767,7 +767,7 @@ def test_a_sum_that_is_not_quite_one_is_no_error():
 
 @pytest.mark.parametrize("probs", [[], [0.0, 0.0], [0.5, math.nan], [math.nan, 0.5], [math.inf, 0.5], [-1.0, 0.5]])
 def test_probabilities_that_add_up_to_nothing_are_an_error_and_no_id(probs):
-    with pytest.raises(ValueError, match="the probabilities add up to"):
+    with pytest.raises(ValueError, match="the probabilities sum to"):
         sample_categorical(probs, Fixed(0.5))
 
 
@@ -874,8 +874,8 @@ def test_logits_of_any_kind_of_number_give_the_same_token(strategy):
 # ---- make_sampler ----------------------------------------------------------------------------------------------------
 
 RULES = {
-    "temperature": "a number from 0 (greedy) upwards, such as 0.8",
-    "top_k": "a whole number, such as 50, or 0 for all tokens",
+    "temperature": "a number from 0 (greedy) upwards, such as 1",
+    "top_k": "a whole number, or 0 for all tokens, such as 50",
     "top_p": "a number from 0 to 1, such as 0.9",
     "min_p": "a number from 0 to 1, such as 0.05",
     "typical_p": "a number from 0 to 1, such as 0.95",
@@ -924,17 +924,17 @@ def test_a_fraction_is_a_temperature():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"top_q": 0.5}, r"Unknown sampling option: top_q; did you mean top_\w\? There are: temperature, "),
+        ({"top_q": 0.5}, r"Unknown sampling option: top_q; did you mean top_\w\? Choose from: temperature, "),
         ({"temprature": 0.5}, r"Unknown sampling option: temprature; did you mean temperature\?"),
-        ({"strategy": "topp"}, r"Unknown sampling strategy: 'topp'; did you mean top_p\? There are: greedy, "),
+        ({"strategy": "topp"}, r"Unknown sampling strategy: 'topp'; did you mean top_p\? Choose from: greedy, "),
         ({"strategy": "Greedy"}, r"Unknown sampling strategy: 'Greedy'; did you mean greedy\?"),
-        ({"strategy": ""}, "Unknown sampling strategy: ''; There are"),
-        ({"strategy": 5}, "Unknown sampling strategy: 5; There are"),
+        ({"strategy": ""}, "Unknown sampling strategy: ''; Choose from"),
+        ({"strategy": 5}, "Unknown sampling strategy: 5; Choose from"),
         ({"strategy": ["top_p"]}, r"Unknown sampling strategy: \['top_p'\]"),
-        ({"preset": "chatbots"}, r"there is no preset 'chatbots'; did you mean chatbot\? There are: code_generation, "),
-        ({"preset": ""}, "there is no preset ''"),
-        ({"preset": 5}, "there is no preset 5"),
-        ({"preset": ["chatbot"]}, r"there is no preset \['chatbot'\]"),
+        ({"preset": "chatbots"}, r"Unknown preset: 'chatbots'; did you mean chatbot\? Choose from: code_generation, "),
+        ({"preset": ""}, "Unknown preset: ''"),
+        ({"preset": 5}, "Unknown preset: 5"),
+        ({"preset": ["chatbot"]}, r"Unknown preset: \['chatbot'\]"),
         ({"strategy": "greedy", "temperature": 0.5}, "temperature has no effect with strategy greedy"),
         ({"strategy": "greedy", "top_k": 5}, "top_k has no effect with strategy greedy"),
         ({"strategy": "greedy", "entmax_alpha": 1.5}, "entmax_alpha has no effect with strategy greedy.* entmax$"),
@@ -942,9 +942,9 @@ def test_a_fraction_is_a_temperature():
         ({"strategy": "top_p", "entmax_alpha": 1.5}, "entmax_alpha has no effect with strategy top_p.* entmax$"),
         ({"strategy": "entmax", "mirostat_tau": 3}, "mirostat_tau has no effect with strategy entmax.* mirostat$"),
         ({"strategy": "typical", "mirostat_eta": 1}, "mirostat_eta has no effect with strategy typical.* mirostat$"),
-        ({"entmax_alpha": 1.5, "mirostat_tau": 3}, "entmax and mirostat cannot be had at once"),
-        ({"strategy": greedy, "temperature": 0.5}, "temperature cannot be set for a sampler of your own"),
-        ({"strategy": greedy, "preset": "chatbot"}, "temperature and top_p cannot be set for a sampler of your own"),
+        ({"entmax_alpha": 1.5, "mirostat_tau": 3}, "entmax and mirostat cannot be combined"),
+        ({"strategy": greedy, "temperature": 0.5}, "temperature cannot be combined with a sampler of your own"),
+        ({"strategy": greedy, "preset": "chatbot"}, "temperature and top_p cannot be combined with a sampler of your own"),
     ],
 )
 def test_a_wrong_request_is_refused_in_the_words_of_the_user(arguments, message):
@@ -1072,7 +1072,7 @@ def test_sample_from_logits_names_the_strategies_there_are(strategy):
     with pytest.raises(ValueError) as error:
         sample_from_logits(LOGITS, strategy)
     assert str(error.value).startswith(f"Unknown sampling strategy: {strategy!r}")
-    assert str(error.value).endswith(f"There are: {', '.join(STRATEGIES)}")
+    assert str(error.value).endswith(f"Choose from: {', '.join(STRATEGIES)}")
 
 
 # The first article's own experiment, as a script: PYTHONPATH=. python tests/test_sampling.py

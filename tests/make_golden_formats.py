@@ -1,10 +1,10 @@
-"""Makes golden_layouts.zip: tiny random models as transformers and nanoGPT's train.py save them, and their logits.
+"""Make golden_formats.zip: tiny random models as transformers and nanoGPT's train.py save them, and their logits.
 
-Run once, by hand, with torch 2.13.0 and transformers 5.23.0 installed, from the project's folder:
+Run once, from the project's folder, with torch 2.13.0 and transformers 5.23.0:
 
-    python tests/make_golden_layouts.py
+    python tests/make_golden_formats.py
 
-The archive has a folder for each model and golden.npz, with `ids` and, for each model, its logits [n_seq, n_vocab].
+The archive holds a folder for each model, and golden.npz with `ids` and the logits [n_seq, n_vocab] of each model.
 """
 
 import json
@@ -36,7 +36,7 @@ def save_vocabulary(folder):
 
 
 def hugging_face(folder, dtype=torch.float32, max_shard_size="1GB", **changes):
-    """Save a random GPT2LMHeadModel; return the logits of what was saved, computed in float32."""
+    """Save a random GPT2LMHeadModel; return the logits of the saved weights, computed in float32."""
     torch.manual_seed(2)
     config = GPT2Config(vocab_size=len(TOKENS), n_positions=16, bos_token_id=30, eos_token_id=30, **SIZES, **changes)
     model = GPT2LMHeadModel(config).eval()
@@ -47,14 +47,14 @@ def hugging_face(folder, dtype=torch.float32, max_shard_size="1GB", **changes):
 
 
 def randomize(model):
-    """Weights so large that every part of the model shows in the logits."""
+    """Set random weights, so large that every part of the model affects the logits."""
     for name, parameter in model.named_parameters():
         scale = 0.2 if parameter.ndim == 1 else 0.3 if "wte" in name else 2 * parameter.shape[-1] ** -0.5
         mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
         nn.init.normal_(parameter, mean, scale)
 
 
-# ---- nanoGPT: the architecture of its model.py, written anew ---------------------------------------------------
+# ---- nanoGPT: the architecture of its model.py, reimplemented ----------------------------------------------------
 
 
 class LayerNorm(nn.Module):
@@ -73,7 +73,7 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.c_proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.n_head = n_head
-        if mask:  # where torch has no fast attention, the causal mask is a buffer, and saved
+        if mask:  # without flash attention, nanoGPT stores the causal mask as a buffer, which is saved
             self.register_buffer("bias", torch.tril(torch.ones(block_size, block_size))[None, None])
 
     def forward(self, x):
@@ -158,7 +158,7 @@ def save_characters(file):
     file.write_bytes(pickle.dumps(meta))
 
 
-# ----------------------------------------------------------------------------------------------------------------
+# ---- the archive -----------------------------------------------------------------------------------------------
 
 
 def main():
@@ -178,7 +178,7 @@ def main():
         golden["nano_padded"] = nanogpt(root / "nano_padded", True, 64, "openwebtext", mask=True)
         save_vocabulary(root / "nano_padded")
         np.savez_compressed(root / "golden.npz", **golden)
-        with zipfile.ZipFile(HERE / "golden_layouts.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with zipfile.ZipFile(HERE / "golden_formats.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(path for path in root.rglob("*") if path.is_file()):
                 archive.write(path, path.relative_to(root))
 

@@ -14,7 +14,7 @@ from sampling import (
     ban,
     bias,
     frequency_penalty,
-    make_processor,
+    make_logits_processor,
     make_sampler,
     no_repeat_ngram,
     presence_penalty,
@@ -32,7 +32,7 @@ STEPS = {
     "no_repeat_ngram": lambda logits, ids: no_repeat_ngram(logits, ids, 2),
     "ban": lambda logits, ids: ban(logits, ids, [0, 2]),
     "bias": lambda logits, ids: bias(logits, ids, {0: 1.5, 1: -INF}),
-    "all": make_processor(
+    "all": make_logits_processor(
         n_prompt=1,
         end_of_text=2,
         logit_bias={0: 1.5, 1: -INF},
@@ -179,7 +179,7 @@ def test_an_id_outside_the_vocabulary_is_an_error_that_names_it(call, token):
     assert str(error.value) == f"there is no token {token}: the ids of this model are 0 to 2"
 
 
-# ---- make_processor --------------------------------------------------------------------------------------------------
+# ---- make_logits_processor --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_an_id_outside_the_vocabulary_is_an_error_that_names_it(call, token):
     ],
 )
 def test_where_nothing_is_asked_for_there_is_no_processor(nothing):
-    assert make_processor(**nothing) is None
+    assert make_logits_processor(**nothing) is None
 
 
 def test_presence_and_frequency_count_new_tokens_and_the_others_the_prompt_too():
@@ -207,23 +207,23 @@ def test_presence_and_frequency_count_new_tokens_and_the_others_the_prompt_too()
         (3, [2.0, 2.0, 1.5, 2.0], [2.0, 2.0, 1.5, 2.0]),
         (4, [2.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0]),
     ]:
-        assert make_processor(n_prompt, presence_penalty=0.5)(logits, ids).tolist() == presence
-        assert make_processor(n_prompt, frequency_penalty=0.5)(logits, ids).tolist() == frequency
-        assert make_processor(n_prompt, repetition_penalty=2)(logits, ids).tolist() == [1.0, 1.0, 1.0, 2.0]
-        assert make_processor(n_prompt, no_repeat_ngram_size=1)(logits, ids).tolist() == [-INF, -INF, -INF, 2.0]
+        assert make_logits_processor(n_prompt, presence_penalty=0.5)(logits, ids).tolist() == presence
+        assert make_logits_processor(n_prompt, frequency_penalty=0.5)(logits, ids).tolist() == frequency
+        assert make_logits_processor(n_prompt, repetition_penalty=2)(logits, ids).tolist() == [1.0, 1.0, 1.0, 2.0]
+        assert make_logits_processor(n_prompt, no_repeat_ngram_size=1)(logits, ids).tolist() == [-INF, -INF, -INF, 2.0]
 
 
 def test_end_of_text_is_banned_until_so_many_tokens_are_new():
-    processor, logits = make_processor(n_prompt=3, end_of_text=1, min_new_tokens=2), np.zeros(3)
+    processor, logits = make_logits_processor(n_prompt=3, end_of_text=1, min_new_tokens=2), np.zeros(3)
     for n_ids, banned in [(3, True), (4, True), (5, False), (6, False)]:
         assert processor(logits, [0] * n_ids).tolist() == [0.0, -INF if banned else 0.0, 0.0]
-    assert make_processor(min_new_tokens=2) is None  # a model without end of text
+    assert make_logits_processor(min_new_tokens=2) is None  # a model without end of text
 
 
 def test_what_is_asked_for_together_happens_in_the_documented_order():
     # id 0: (2 + 6) / 2 - 0.5 - 2 * 0.25; id 1: -1 + 6 would be positive, and so divided, after the bias;
     # id 2: banned, bias or not; id 3: not in the history; id 4: banned for being the end of text; 5: completes 0 0 5.
-    processor = make_processor(
+    processor = make_logits_processor(
         n_prompt=1,
         end_of_text=4,
         logit_bias={0: 6, 1: 6, 2: 100},
@@ -271,13 +271,13 @@ def test_what_is_asked_for_together_happens_in_the_documented_order():
 )
 def test_a_wrong_request_is_refused_in_the_words_of_the_user(knobs, message):
     with pytest.raises(ValueError) as error:
-        make_processor(**knobs)
+        make_logits_processor(**knobs)
     assert message in str(error.value)
     assert str(next(iter(knobs))) in str(error.value)
 
 
 def test_numpy_s_numbers_are_taken():
-    processor = make_processor(
+    processor = make_logits_processor(
         banned_ids=np.array([0]), logit_bias={np.int64(1): np.float32(2)}, repetition_penalty=np.float32(2)
     )
     assert processor(np.zeros(3, dtype=np.float32), np.array([1])).tolist() == [-INF, 1.0, 0.0]
@@ -290,9 +290,9 @@ PROMPT = [5, 17, 42]
 
 
 def texts(n_new=29, sampler="greedy", seed=0, prompt=PROMPT, **knobs):
-    processor = make_processor(n_prompt=len(prompt), **knobs)
+    processor = make_logits_processor(n_prompt=len(prompt), **knobs)
     rng = np.random.default_rng(seed)
-    return list(generate(prompt, PARAMS, HPARAMS["n_head"], n_new, make_sampler(sampler), rng, processor=processor))
+    return list(generate(prompt, PARAMS, HPARAMS["n_head"], n_new, make_sampler(sampler), rng, logits_processor=processor))
 
 
 def has_a_run_twice(ids, size):
@@ -333,7 +333,7 @@ def test_the_text_does_not_end_before_min_new_tokens():
     end = texts()[0]
 
     def text(**knobs):
-        processor = make_processor(n_prompt=3, end_of_text=end, **knobs)
+        processor = make_logits_processor(n_prompt=3, end_of_text=end, **knobs)
         return list(
             generate(
                 PROMPT,
@@ -341,7 +341,7 @@ def test_the_text_does_not_end_before_min_new_tokens():
                 HPARAMS["n_head"],
                 29,
                 stop_ids=[end],
-                processor=lambda logits, ids: (processor or (lambda x, _: x))(bias(logits, ids, {end: 99.0}), ids),
+                logits_processor=lambda logits, ids: (processor or (lambda x, _: x))(bias(logits, ids, {end: 99.0}), ids),
             )
         )
 
@@ -366,7 +366,7 @@ def test_the_history_handed_over_is_the_prompt_and_the_new_ids(prompt):
         assert logits.dtype == np.float32
         return logits
 
-    new = list(generate(prompt, PARAMS, HPARAMS["n_head"], 6, processor=listen))
+    new = list(generate(prompt, PARAMS, HPARAMS["n_head"], 6, logits_processor=listen))
     start = prompt or [HPARAMS["n_vocab"] - 1]  # an empty prompt starts from end of text
     assert histories == [start + new[:n] for n in range(6)]
     assert prompt in (PROMPT, [])

@@ -1,10 +1,9 @@
-"""prefill.py: a prompt in pieces, in prefill, gives what it gives in one piece, and no thread is left behind."""
+"""Prefill: a prompt in chunks, in threads, gives the result of one pass, and no thread stays behind."""
 
 import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,15 +11,10 @@ import pytest
 import gpt2
 from engine import prefill
 from engine.batching import Job, decode_together
-from random_gpt2 import HPARAMS, random_params
-from sampling import Sample
+from engine.completion import Completion
+from random_gpt2 import HPARAMS
 
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
-
-
-@pytest.fixture(scope="module")
-def params():
-    return random_params(**HPARAMS)
 
 
 def ids_of(*shape):
@@ -28,21 +22,23 @@ def ids_of(*shape):
 
 
 def cached(params, past, batch=()):
-    """A cache that holds the ids `past`."""
-    cache = gpt2.kv_cache(params, N_HEAD, N_CTX, batch)
+    """Return a cache that holds the ids `past`."""
+    cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX, batch)
     if past.shape[-1]:
         gpt2.gpt2(past, **params, n_head=N_HEAD, cache=cache)
     return cache
 
 
-@pytest.mark.parametrize("n_pieces", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_chunks", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", [(5,), (28,), (2, 28), (2, 3, 9)])
 @pytest.mark.parametrize("n_past", [0, 3])
-def test_pieces_give_the_logits_the_keys_and_the_values_of_the_whole(params, n_pieces, shape, n_past):
-    past, ids = ids_of(*shape[:-1], n_past), ids_of(*shape)
-    whole, parts = (cached(params, past, shape[:-1]) for _ in range(2))
+def test_chunks_give_the_logits_keys_and_values_of_one_pass(params, n_chunks, shape, n_past):
+    past = ids_of(*shape[:-1], n_past)
+    ids = ids_of(*shape)
+    whole = cached(params, past, shape[:-1])
+    parts = cached(params, past, shape[:-1])
     expected = gpt2.gpt2(ids, **params, n_head=N_HEAD, cache=whole, last_only=True)
-    logits = prefill.in_pieces(gpt2.gpt2, ids, parts, n_pieces, **params, n_head=N_HEAD, last_only=True)
+    logits = prefill.in_chunks(gpt2.gpt2, ids, parts, n_chunks, **params, n_head=N_HEAD, last_only=True)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
     for layer, other in zip(parts, whole, strict=True):
         assert layer.length == n_past + shape[-1]
@@ -50,21 +46,21 @@ def test_pieces_give_the_logits_the_keys_and_the_values_of_the_whole(params, n_p
         np.testing.assert_allclose(layer.v, other.v, rtol=0, atol=1e-4)
 
 
-def test_the_pieces_are_in_the_model_at_the_same_time(params):
+def test_the_chunks_are_computed_at_the_same_time(params):
     together = threading.Barrier(3, timeout=20)
 
     def forward(*args, **options):
-        together.wait()  # for three; in turns, it would wait in vain
+        together.wait()  # for three; chunks one after another would wait in vain
         return gpt2.gpt2(*args, **options)
 
-    logits = prefill.in_pieces(
+    logits = prefill.in_chunks(
         forward, ids_of(20), cached(params, ids_of(0)), 3, **params, n_head=N_HEAD, last_only=True
     )
     assert logits.shape == (1, N_VOCAB)
 
 
 class Forward:
-    """Stands for gpt2.gpt2: notes how many ids come in at a time, and how many threads a product then has."""
+    """A stand-in for gpt2.gpt2 that records the lengths of its inputs and the number of BLAS threads."""
 
     def __init__(self):
         self.lengths, self.n_threads = [], set()
@@ -85,113 +81,114 @@ def empty_cache(n_positions, n_layer=3):
 def two_cores(monkeypatch):
     """As on a machine with two cores, whatever this one has, and whatever the environment says of prefill."""
     monkeypatch.setattr(prefill, "n_cores", lambda: 2)
-    with prefill.controller().limit(limits=2):
+    with prefill.blas_controller().limit(limits=2):
         if prefill.n_threads() != 2:
-            pytest.skip("NumPy's products are not OpenBLAS's here")
+            pytest.skip("NumPy does not use OpenBLAS here")
         yield
 
 
 @pytest.mark.parametrize(("n", "n_calls"), [(1, 1), (511, 1), (512, 2), (1000, 2)])
-def test_only_what_has_a_full_piece_for_every_core_is_cut(two_cores, n, n_calls):
+def test_only_a_prompt_with_a_full_chunk_for_every_core_is_cut(two_cores, n, n_calls):
     forward = Forward()
     prefill.prefill(forward, np.zeros(n, dtype=int), empty_cache(n))
     assert len(forward.lengths) == n_calls
     assert sum(forward.lengths) == n
 
 
-def test_a_later_piece_is_a_little_shorter_because_it_looks_back_at_more(two_cores):
+def test_a_later_chunk_is_shorter_because_it_attends_to_more_positions(two_cores):
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert sorted(forward.lengths) == [464, 536]
 
 
 @pytest.mark.parametrize("n_cores", [1, 4, 64])
-def test_many_cores_and_a_single_one_compute_it_whole(two_cores, monkeypatch, n_cores):
+def test_one_core_and_many_cores_compute_the_prompt_whole(two_cores, monkeypatch, n_cores):
     monkeypatch.setattr(prefill, "n_cores", lambda: n_cores)
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
-def test_who_wants_one_thread_gets_one(two_cores):
+def test_one_blas_thread_disables_chunking(two_cores):
     forward = Forward()
-    with prefill.controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
+    with prefill.blas_controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
         prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
 @pytest.mark.parametrize("libraries", [[], [{"num_threads": 2, "threading_layer": "openmp"}], [{"num_threads": 2}]])
-def test_what_threadpoolctl_cannot_hold_to_one_core_in_every_thread_is_left_alone(two_cores, monkeypatch, libraries):
+def test_a_blas_whose_threads_cannot_be_limited_disables_chunking(two_cores, monkeypatch, libraries):
     class Controller:
         def info(self):
             return libraries
 
-    monkeypatch.setattr(prefill, "controller", Controller)
+    monkeypatch.setattr(prefill, "blas_controller", Controller)
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
 
-def test_a_product_has_one_core_while_there_are_pieces_and_all_of_them_afterwards(two_cores):
+def test_blas_has_one_thread_during_the_chunks_and_all_threads_afterwards(two_cores):
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.n_threads == {1}
     assert prefill.n_threads() == 2
 
 
-def test_without_threadpoolctl_it_is_computed_whole_and_a_person_is_told_what_to_install(two_cores, monkeypatch):
+def test_without_threadpoolctl_the_prompt_is_computed_whole_and_a_tip_is_logged_once(two_cores, monkeypatch):
     told = []
-    monkeypatch.setattr(prefill, "notice", told.append)
+    monkeypatch.setattr(prefill.log, "info", told.append)
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    prefill.controller.cache_clear()
+    prefill.blas_controller.cache_clear()
     try:
         for _ in range(2):
             forward = Forward()
             assert prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000)) == 1000
             assert forward.lengths == [1000]
     finally:
-        prefill.controller.cache_clear()
+        prefill.blas_controller.cache_clear()
     assert len(told) <= 1
     assert all("pip install threadpoolctl" in sentence for sentence in told)
     assert told or "openblas" not in str(np.show_config(mode="dicts"))
 
 
 def calls_of(sizes):
-    """How many threads a product has in each call of `side_by_side`, and the items, in order."""
-    n_threads, items = [], []
+    """Return the number of BLAS threads in each call of `in_parallel`, and the items, in order."""
+    n_threads = []
+    items = []
 
     def function(item):
         n_threads.append(prefill.n_threads())
         items.append(item)
 
-    prefill.side_by_side(function, range(len(sizes)), sizes)
+    prefill.in_parallel(function, range(len(sizes)), sizes)
     return n_threads, sorted(items)
 
 
 @pytest.mark.parametrize("sizes", [[256, 256], [512] * 9, [500, 500, 400]])
-def test_as_many_prompts_as_cores_are_computed_side_by_side(two_cores, sizes):
+def test_as_many_prompts_as_cores_are_computed_in_parallel(two_cores, sizes):
     assert calls_of(sizes) == ([1] * len(sizes), [*range(len(sizes))])
     assert prefill.n_threads() == 2
     together = threading.Barrier(2, timeout=20)
-    prefill.side_by_side(lambda item: together.wait(), range(2), [256, 256])
+    prefill.in_parallel(lambda item: together.wait(), range(2), [256, 256])
 
 
 @pytest.mark.parametrize("sizes", [[], [1000], [255, 256], [900, 300], [512, 50, 50]])
-def test_few_tokens_and_those_that_would_leave_a_core_idle_are_computed_in_turns(two_cores, sizes):
+def test_few_tokens_and_uneven_prompts_are_computed_one_after_another(two_cores, sizes):
     assert calls_of(sizes) == ([2] * len(sizes), [*range(len(sizes))])
 
 
-def test_what_goes_wrong_with_one_of_several_prompts_is_told(two_cores):
+def test_the_error_of_one_of_several_prompts_is_raised(two_cores):
     def function(item):
         if item == 1:
             raise MemoryError("no more")
 
     with pytest.raises(MemoryError, match="no more"):
-        prefill.side_by_side(function, range(4), [512] * 4)
+        prefill.in_parallel(function, range(4), [512] * 4)
 
 
 def within_seconds(function):
-    """What `function` raises, in a thread that is given up after some seconds: a deadlock fails, it does not hang."""
+    """Return the exception of `function`, which runs in a thread with a time limit: a deadlock fails the test."""
     raised = []
 
     def catch():
@@ -208,25 +205,25 @@ def within_seconds(function):
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_when_a_piece_fails_its_error_is_told_and_no_piece_waits_for_it(failing):
+def test_a_failing_chunk_raises_its_error_and_no_other_chunk_waits_for_it(failing):
     def forward(inputs, cache):
         if cache[0].length == [0, 37, 69][failing]:
             raise MemoryError("no more")
         return Forward()(inputs, cache)
 
-    error = within_seconds(lambda: prefill.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 3))
+    error = within_seconds(lambda: prefill.in_chunks(forward, np.zeros(100, dtype=int), empty_cache(100), 3))
     assert (type(error), str(error)) == (MemoryError, "no more")
 
 
 def interrupted(relay):
-    """Press Ctrl-C; say if it was heard: one that comes just before the main thread begins to wait is heard late."""
+    """Press Ctrl-C; return whether it arrived. It arrives late just before the main thread begins to wait."""
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     with relay:
         return relay.wait_for(lambda: relay.is_over, timeout=1)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
-def test_ctrl_c_ends_all_pieces_at_their_next_layer():
+def test_ctrl_c_ends_all_chunks_at_their_next_layer():
     begun, n_layers, is_over = threading.Barrier(2, timeout=20), [], []
 
     def forward(inputs, cache):
@@ -238,39 +235,34 @@ def test_ctrl_c_ends_all_pieces_at_their_next_layer():
             n_layers.append(1)
 
     with pytest.raises(KeyboardInterrupt):
-        prefill.in_pieces(forward, np.zeros(100, dtype=int), empty_cache(100), 2)
+        prefill.in_chunks(forward, np.zeros(100, dtype=int), empty_cache(100), 2)
     assert (is_over, n_layers) == ([True], [])
 
 
-def test_the_command_and_the_batch_read_long_prompts_in_pieces(params, two_cores, monkeypatch):
-    monkeypatch.setattr(prefill, "PIECE", 8)
-    cuts, in_pieces = [], prefill.in_pieces
-    monkeypatch.setattr(prefill, "in_pieces", lambda *a, **o: (cuts.append(a[3]), in_pieces(*a, **o))[1])
+def test_the_engine_computes_long_prompts_in_chunks(params, two_cores, monkeypatch):
+    monkeypatch.setattr(prefill, "CHUNK_TOKENS", 8)
+    n_chunks = []
+    in_chunks = prefill.in_chunks
+    monkeypatch.setattr(prefill, "in_chunks", lambda *a, **o: (n_chunks.append(a[3]), in_chunks(*a, **o))[1])
     prompt = ids_of(24).tolist()
     expected = list(gpt2.generate(prompt, params, N_HEAD, 6))
-    assert cuts == []
-
-    sample = Sample()
-    forward = partial(prefill.prefill, gpt2.gpt2)  # what gpt2.py's main hands over
-    for _ in gpt2.generate_samples(prompt, params, N_HEAD, 6, [sample], forward=forward):
+    assert n_chunks == []
+    completion = Completion()
+    for _ in decode_together([Job(prompt, [completion], 6)], params, N_HEAD, 4):
         pass
-    assert (sample.ids, cuts) == (expected, [2])
-
-    sample = Sample()
-    for _ in decode_together([Job(prompt, [sample], 6)], params, N_HEAD, 4):
-        pass
-    assert (sample.ids, cuts) == (expected, [2, 2])
+    assert (completion.ids, n_chunks) == (expected, [2])
 
 
-def test_a_batch_whose_prompts_are_computed_side_by_side_has_the_same_texts(params, two_cores, monkeypatch):
-    def texts(piece):
-        monkeypatch.setattr(prefill, "PIECE", piece)
-        jobs = [Job(ids_of(n).tolist(), [Sample()], 5) for n in (3, 9, 14, 20, 7, 20, 11)]
+def test_a_batch_whose_prompts_are_computed_in_parallel_has_the_same_texts(params, two_cores, monkeypatch):
+    def texts(chunk_tokens):
+        monkeypatch.setattr(prefill, "CHUNK_TOKENS", chunk_tokens)
+        jobs = [Job(ids_of(n).tolist(), [Completion()], 5) for n in (3, 9, 14, 20, 7, 20, 11)]
         for _ in decode_together(jobs, params, N_HEAD, 7):
             pass
-        return [job.samples[0].ids for job in jobs]
+        return [job.completions[0].ids for job in jobs]
 
-    expected, pools = texts(10_000), []
+    expected = texts(10_000)
+    pools = []
     monkeypatch.setattr(prefill, "ThreadPoolExecutor", lambda n: (pools.append(n), ThreadPoolExecutor(n))[1])
     assert texts(30) == expected
     assert pools == [2]

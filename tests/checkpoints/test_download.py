@@ -22,7 +22,7 @@ from conftest import four_at_once, tiny_tensors
 from checkpoints import download, files
 from utils import CheckpointError, load_encoder_hparams_and_params
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = "model.ckpt.data-00000-of-00001"
 NEEDED = ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint", DATA]
 NOT_FOUND = b"<html><body>The page you look for is not here</body></html>"
@@ -145,9 +145,9 @@ def server():
 @pytest.fixture
 def models(server, pristine_tiny, tmp_path, monkeypatch):
     """An empty models_dir, for which the server has a 124M that is really the tiny model."""
-    files = {name: (pristine_tiny / name).read_bytes() for name in NEEDED}
-    server.files = {f"/124M/{name}": raw for name, raw in files.items()}
-    facts = {name: (len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
+    contents = {name: (pristine_tiny / name).read_bytes() for name in NEEDED}
+    server.files = {f"/124M/{name}": raw for name, raw in contents.items()}
+    facts = {name: (len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()}
     monkeypatch.setattr(download, "OFFICIAL", {"124M": facts, "355M": facts})
     monkeypatch.setattr(download, "BACK_OFF", (0, 0, 0))
     monkeypatch.setattr(files, "CHUNK", 1000)
@@ -384,7 +384,7 @@ def test_a_web_page_is_never_kept_as_a_file(server, models, monkeypatch, content
 def test_an_error_page_that_says_it_is_data_is_not_kept_either(server, models):
     server.script[f"/124M/{DATA}"] = ["page application/octet-stream"] * 9
     size = len(server.files[f"/124M/{DATA}"])
-    assert_fails(models, rf"expected bytes {size}, found {len(NOT_FOUND)}\. What was downloaded is deleted")
+    assert_fails(models, rf"expected bytes {size}, found {len(NOT_FOUND)}\. The download was deleted")
     assert server.names_requested().count(DATA) == 1
     assert_loads_after(server, models)
 
@@ -398,7 +398,7 @@ def test_a_wrong_hash_is_told_and_the_file_deleted(server, models):
     raw = server.files[f"/124M/{DATA}"]
     server.script[f"/124M/{DATA}"] = ["wrong"] * 9
     expected, found = (hashlib.sha256(data).hexdigest() for data in (raw, bytes(len(raw))))
-    message = assert_fails(models, rf"expected SHA-256 {expected}, found {found}\. What was downloaded is deleted")
+    message = assert_fails(models, rf"expected SHA-256 {expected}, found {found}\. The download was deleted")
     assert DATA in message and "run again" in message
     assert server.names_requested().count(DATA) == 1
     assert_loads_after(server, models)
@@ -472,7 +472,7 @@ def test_a_full_disk_is_told_with_the_folder(models, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; make room"):
+    with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; free some disk space"):
         load(models)
 
 
@@ -505,7 +505,8 @@ def test_several_at_once_download_each_file_once_and_all_load(server, models):
 
 def test_two_processes_at_once_do_not_disturb_each_other(server, models):
     code = (
-        "import json, pathlib, sys, utils\n"
+        "import json, pathlib, sys\n"
+        "from checkpoints import download\n"
         "facts = json.loads(sys.argv[1])\n"
         "download.ensure_files(pathlib.Path(sys.argv[2]), list(facts), facts)\n"
     )

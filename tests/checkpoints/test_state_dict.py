@@ -1,6 +1,6 @@
 """Folders of Hugging Face and of nanoGPT, against the logits that transformers and torch computed from them once.
 
-The folders are in golden_layouts.zip, as transformers' save_pretrained and torch.save left them; make_golden_layouts.py
+The folders are in golden_formats.zip, as transformers' save_pretrained and torch.save left them; make_golden_formats.py
 made them.
 """
 
@@ -28,7 +28,7 @@ import utils
 from checkpoints import files, mapped, nanogpt
 from utils import CheckpointError, load_encoder_hparams_and_params
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HUGGING_FACE = ["hf", "hf_float16", "hf_bfloat16", "hf_sharded", "hf_gelu", "hf_relu_eps_inner"]
 NANOGPT = ["nano_characters", "nano_padded"]
 CONVERTED = ["hf_float16", "hf_bfloat16", "hf_sharded", *NANOGPT]
@@ -38,7 +38,7 @@ COPY = "model.float32.safetensors"
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("layouts")
-    with zipfile.ZipFile(Path(__file__).with_name("golden_layouts.zip")) as archive:
+    with zipfile.ZipFile(ROOT / "tests" / "golden_formats.zip") as archive:
         archive.extractall(folder)
     return folder
 
@@ -296,8 +296,8 @@ def test_a_vocabulary_that_was_padded_gives_no_ids_past_the_tokenizer_s(models, 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t | {"lm_head.weight": t["transformer.wte.weight"] + 1}, "an output layer of its own"),
-        (lambda t: t | {"lm_head.weight": np.zeros((3, 8), np.float32)}, "an output layer of its own"),
+        (lambda t: t | {"lm_head.weight": t["transformer.wte.weight"] + 1}, "a separate output layer"),
+        (lambda t: t | {"lm_head.weight": np.zeros((3, 8), np.float32)}, "a separate output layer"),
         (lambda t: t | {"wte.weight": t["transformer.wte.weight"]}, r"holds wte\.weight twice"),
         (lambda t: t | {"h.0.attn.extra": np.zeros(3, np.float32)}, r"h\.0\.attn\.extra: expected nothing, found F32"),
         (lambda t: {n: x for n, x in t.items() if "h.1.ln_2.bias" not in n}, r"h\.1\.ln_2\.bias: expected F32 \[8\]"),
@@ -313,7 +313,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused_with_the_reason(mo
 
 def test_weights_said_to_be_untied_need_the_same_head_all_the_same(models, golden):
     change_json(models / "hf" / "config.json", tie_word_embeddings=False)
-    refused(models / "hf", "an output layer of its own")
+    refused(models / "hf", "a separate output layer")
     change_tensors(models / "hf", lambda t: t | {"lm_head.weight": t["transformer.wte.weight"]})
     assert_golden(models / "hf", golden)
 
@@ -384,7 +384,7 @@ def test_missing_weights_are_named(models):
     (models / "hf" / "model.safetensors").unlink()
     refused(models / "hf", r"lacks model\.safetensors")
     (models / "hf" / "pytorch_model.bin").touch()
-    refused(models / "hf", r"pytorch_model\.bin is not read.*save_pretrained")
+    refused(models / "hf", r"pytorch_model\.bin is not supported.*save_pretrained")
     (models / "hf_sharded" / "model-00002-of-00003.safetensors").unlink()
     refused(models / "hf_sharded", r"lacks model-00002-of-00003\.safetensors")
 
@@ -392,7 +392,7 @@ def test_missing_weights_are_named(models):
 @pytest.mark.parametrize("weight_map", [None, [], {}, {"wte.weight": 5}, {"wte.weight": "../hf/model.safetensors"}])
 def test_an_index_names_files_beside_it_or_is_refused(models, weight_map):
     change_json(models / "hf_sharded" / "model.safetensors.index.json", weight_map=weight_map)
-    refused(models / "hf_sharded", "has no weight_map of tensors to files beside it")
+    refused(models / "hf_sharded", "has no weight_map from tensor names to files in the same folder")
 
 
 # ---- nanoGPT ---------------------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_a_model_of_gpt2_s_size_without_the_vocabulary_says_where_to_get_it(mode
         ({"stoi": {0: 0}}, "has no stoi"),
         ([], "has no stoi"),
         ({"stoi": {chr(0x100 + i): i for i in range(30)}}, "the vocabulary has 30 tokens but .* says 29"),
-        (Path("x"), r"asks for pathlib.* is not run"),
+        (Path("x"), r"names pathlib.* was not run"),
     ],
 )
 def test_a_meta_pkl_that_is_not_the_characters_is_refused(models, meta, said):
@@ -472,10 +472,10 @@ class Evil:
 def test_a_malicious_pickle_is_refused_by_the_name_of_what_it_calls_and_runs_nothing(models, tmp_path):
     marker = tmp_path / "marker"
     (models / "nano_characters" / "meta.pkl").write_bytes(pickle.dumps({"stoi": Evil(marker)}))
-    refused(models / "nano_characters", rf"meta\.pkl: it asks for {os.system.__module__}\.system.* is not run")
+    refused(models / "nano_characters", rf"meta\.pkl: its pickle names {os.system.__module__}\.system.* was not run")
     with zipfile.ZipFile(models / "nano_padded" / "ckpt.pt", "w") as archive:
         archive.writestr("ckpt/data.pkl", pickle.dumps({"model": Evil(marker)}))
-    refused(models / "nano_padded", rf"ckpt\.pt cannot be read.*asks for {os.system.__module__}\.system")
+    refused(models / "nano_padded", rf"ckpt\.pt cannot be read.*names {os.system.__module__}\.system")
     assert not marker.exists()
 
 
@@ -494,7 +494,7 @@ def rewrite_pickle(path, change):
         (b"block_size", b"block_sise", "block_size is None"),
         (b"transformer.ln_f.weight", b"transformer.ln_g.weight", r"ln_f\.weight: expected F32 \[8\], found nothing"),
         (b"transformer.h.0.attn.c_attn.weight", b"transformer.h.0.attn.c_atnt.weight", "does not fit its model_args"),
-        (b"FloatStorage", b"IntegStorage", "asks for torch.IntegStorage"),
+        (b"FloatStorage", b"IntegStorage", "names torch.IntegStorage"),
         (b"_rebuild_tensor_v2", b"_rebuild_tensor_v9", "_rebuild_tensor_v9"),
     ],
 )

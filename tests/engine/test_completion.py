@@ -1,0 +1,154 @@
+"""Completion and Text: the text is certain, in order, and free of stop strings; every end has its reason."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.output import Clock, follow
+from encoder import Encoder, bytes_to_unicode
+from engine.completion import Completion
+
+BYTES = Encoder(dict(zip(bytes_to_unicode().values(), range(256), strict=True)), [])
+END = 0  # the stop id of these tests; no text contains the byte
+
+
+def writing(data, **options):
+    """Return a completion whose sampler chooses these bytes, one after another."""
+    ids = iter(data)
+    return Completion(lambda logits, rng: next(ids), encoder=BYTES, stop_ids={END}, **options)
+
+
+def steps_of(completion, n_tokens):
+    """Extend a completion until it ends; yield it after each step."""
+    while completion.finish_reason is None and n_tokens:
+        completion.extend(np.zeros(256), [1], n_tokens)
+        yield [completion]
+
+
+def told(data, stops=(), n_tokens=None):
+    """Return the pieces of text that become certain in each step, and the finish reason."""
+    completion = writing(data, stops=stops)
+    n_tokens = len(data) if n_tokens is None else n_tokens
+    pieces = [piece for _, piece, _ in follow(steps_of(completion, n_tokens), [completion])]
+    return pieces, completion.finish_reason or "length"
+
+
+def stopped_by_hand(text, stops):
+    """Return the text up to the first stop string, as if characters came one at a time."""
+    for n in range(len(text) + 1):
+        ends = [stop for stop in stops if text[:n].endswith(stop)]
+        if ends:
+            return text[: n - max(map(len, ends))], "stop"
+    return text, "length"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "shown", "why"),
+    [
+        ("one two", (), "one two", "length"),
+        ("one two", ("two",), "one ", "stop"),
+        ("one tw", ("two",), "one tw", "length"),
+        ("aaab", ("aab",), "a", "stop"),
+        ("ababac", ("abac",), "ab", "stop"),
+        ("x", ("x",), "", "stop"),
+        ("line\n\nnext", ("\n\n",), "line", "stop"),
+        ("一二三", ("二",), "一", "stop"),
+        ("abc", ("abc", "b"), "a", "stop"),
+        ("", ("a",), "", "length"),
+    ],
+)
+def test_a_text_ends_before_the_stop_string(text, stops, shown, why):
+    pieces, reason = told(text.encode(), stops)
+    assert ("".join(pieces), reason) == (shown, why)
+
+
+@given(st.text("ab一", max_size=12), st.lists(st.text("ab一", min_size=1, max_size=4), max_size=3))
+def test_stopping_in_a_stream_of_bytes_is_stopping_by_hand(text, stops):
+    pieces, reason = told(text.encode(), tuple(stops))
+    assert ("".join(pieces), reason) == stopped_by_hand(text, stops)
+
+
+@given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=4))
+def test_what_is_shown_is_never_the_beginning_of_a_stop_string(text, stop):
+    pieces, _ = told(text.encode() + b"!", (stop,))
+    shown = ""
+    for piece in pieces[:-1]:
+        shown += piece
+        assert not any(
+            shown.endswith(stop[:n]) and (text + "!")[len(shown) - n :].startswith(stop) for n in range(1, 4)
+        )
+
+
+def test_of_two_stop_strings_in_one_token_the_one_that_is_complete_first_counts():
+    words = Encoder({"xabcd": 0}, [])
+    for stops in (("cd", "ab"), ("ab", "cd"), ("abcd", "bc"), ("bc", "abcd")):
+        completion = Completion(encoder=words, stops=stops)
+        completion.extend(np.zeros(1), [0], n_tokens=1)
+        assert (completion.text.take(), completion.finish_reason) == ("xabcd"[: 1 + ("bc" in stops)], "stop")
+
+
+def test_text_is_shown_as_soon_as_it_is_certain_and_characters_whole():
+    assert told("añ🤗b".encode())[0] == ["a", "", "ñ", "", "", "", "🤗", "b"]
+    assert told(b"ab.c", (".!",))[0][:4] == ["a", "b", "", ".c"]
+    assert "".join(told("a🤗".encode()[:-1])[0]) == "a�"
+
+
+def test_completions_are_shown_one_after_another_though_they_grow_side_by_side():
+    first = writing(b"ab")
+    second = writing(b"wxyz")
+    clock = Clock()
+
+    def steps():
+        for _ in range(4):
+            live = [completion for completion in (first, second) if completion.finish_reason is None]
+            for completion in live:
+                completion.extend(np.zeros(256), [1], n_tokens=2 if completion is first else 4)
+            yield live
+
+    pieces = list(follow(clock.watch(steps()), [first, second]))
+    assert [(completion is second, piece, is_last) for completion, piece, is_last in pieces if piece or is_last] == [
+        (False, "a", False),
+        (False, "b", True),
+        (True, "wx", False),
+        (True, "y", False),
+        (True, "z", True),
+    ]
+    assert 0 < clock.seconds_of(first) < clock.seconds_of(second) == clock.seconds
+
+
+# ---- finish reasons --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "is_full", "reason"),
+    [
+        (b"a", {}, False, None),
+        (b"a", {}, True, "context"),
+        (b"ab", {}, False, "length"),
+        (b"ab", {}, True, "length"),
+        (bytes([END]), {}, True, "eos"),
+        (b"a", {"stops": ["a"]}, True, "stop"),
+        (b"ab", {"stops": ["b"]}, False, "stop"),
+        (b"ab", {"stops": ["bc"]}, False, "length"),
+    ],
+)
+def test_each_end_has_one_reason(data, options, is_full, reason):
+    completion = writing(data, **options)
+    for i in range(len(data)):
+        completion.extend(np.zeros(256), [1], n_tokens=2, is_full=is_full and i == len(data) - 1)
+    assert completion.finish_reason == reason
+    assert END not in completion.ids
+
+
+def test_a_completion_without_an_encoder_has_ids_and_no_text():
+    completion = Completion()
+    completion.extend(np.array([0.0, 1.0]), [0], n_tokens=1)
+    assert (completion.ids, completion.text) == ([1], None)
+
+
+def test_half_a_surrogate_pair_comes_back_from_json_as_it_was():
+    line = json.dumps("a\ud800\\", ensure_ascii=False).encode("utf-8", "backslashreplace")
+    assert json.loads(line) == "a\ud800\\"

@@ -1,0 +1,90 @@
+"""engine/products.py: the operands give the products of plain arrays, for every number of rows."""
+
+import numpy as np
+import pytest
+
+import gpt2
+from engine import products
+from engine.products import Embedding, Matrix, with_fast_products
+from random_gpt2 import HPARAMS
+
+N_HEAD, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_vocab"]
+
+
+@pytest.mark.parametrize("n_rows", [*range(19), 30, 127, 128, 129])
+def test_any_number_of_rows_gives_the_same_product(n_rows):
+    rng = np.random.default_rng(n_rows)
+    rows = rng.standard_normal((n_rows, 7), np.float32)
+    w = rng.standard_normal((7, 5), np.float32)
+    product = rows @ Matrix(w)
+    np.testing.assert_allclose(product, rows.astype(np.float64) @ w, rtol=0, atol=1e-5)
+    assert product.dtype == np.float32 and product.shape == (n_rows, 5)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 7), (3, 4, 7), (2, 3, 4, 7), (30, 1, 7)])
+def test_batch_axes_are_kept(shape):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, np.float32)
+    w = rng.standard_normal((7, 5), np.float32)
+    np.testing.assert_allclose(x @ Matrix(w), x @ w, rtol=0, atol=1e-5)
+
+
+def test_rows_that_are_not_contiguous_give_the_same_product():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 2, 7), np.float32).swapaxes(0, 1)
+    w = rng.standard_normal((7, 5), np.float32)
+    np.testing.assert_allclose(x @ Matrix(w), x @ w, rtol=0, atol=1e-5)
+
+
+def test_an_embedding_has_the_operations_of_the_array():
+    wte = np.random.default_rng(0).standard_normal((9000, 7), np.float32)
+    embedding = Embedding(wte)
+    assert (embedding.shape, len(embedding), embedding.T.shape) == ((9000, 7), 9000, (7, 9000))
+    np.testing.assert_array_equal(embedding[[3, 1, 3]], wte[[3, 1, 3]])
+    for n_rows in (1, 2, 3, 4, 12, 30):
+        x = np.random.default_rng(1).standard_normal((n_rows, 7), np.float32)
+        np.testing.assert_allclose(x @ embedding.T, x @ wte.T, rtol=0, atol=1e-5)
+
+
+def test_a_model_with_operands_has_the_logits_of_the_model_with_arrays(params):
+    ids = np.random.default_rng(2).integers(N_VOCAB, size=(3, 20))
+    fast = with_fast_products(params)
+    logits = gpt2.gpt2(ids, **fast, n_head=N_HEAD)
+    np.testing.assert_allclose(logits, gpt2.gpt2(ids, **params, n_head=N_HEAD), rtol=0, atol=1e-4)
+    assert list(gpt2.generate([1], fast, N_HEAD, 9)) == list(gpt2.generate([1], params, N_HEAD, 9))
+
+
+def test_wrapping_copies_no_weight_and_leaves_the_tree_unchanged(params):
+    fast = with_fast_products(params)
+    assert fast["wte"].array is params["wte"] and isinstance(params["wte"], np.ndarray)
+    block = fast["blocks"][0]
+    assert block["attn"]["c_attn"]["w"].array is params["blocks"][0]["attn"]["c_attn"]["w"]
+    assert block["attn"]["c_attn"]["b"].array is params["blocks"][0]["attn"]["c_attn"]["b"]
+    assert fast["wpe"] is params["wpe"]
+    assert "activation" not in params["blocks"][0]["mlp"]
+
+
+@pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
+def test_an_activation_in_row_chunks_has_the_same_result(activation, monkeypatch):
+    function = gpt2.ACTIVATIONS[activation]
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 7)).astype(np.float32)
+    for n_floats in (1, 20, 35, 10**9):
+        monkeypatch.setattr(products, "L2_FLOATS", n_floats)
+        np.testing.assert_array_equal(products.in_row_chunks(function)(x.copy()), function(x))
+
+
+def test_a_vector_changes_only_an_intermediate_result(params):
+    before = np.concatenate([a.ravel() for a in arrays(params)])
+    ids = np.arange(9)
+    fast = with_fast_products(params)
+    first = gpt2.gpt2(ids, **fast, n_head=N_HEAD)
+    np.testing.assert_array_equal(gpt2.gpt2(ids, **fast, n_head=N_HEAD), first)
+    np.testing.assert_array_equal(np.concatenate([a.ravel() for a in arrays(params)]), before)
+
+
+def arrays(tree):
+    if isinstance(tree, np.ndarray):
+        yield tree
+    else:
+        for child in tree.values() if isinstance(tree, dict) else tree:
+            yield from arrays(child)
