@@ -1,7 +1,16 @@
-"""Continue many prompts with GPT-2: python batch.py PROMPTS --output FILE. The code is in runner/."""
+"""Continue many prompts with GPT-2: python batch.py PROMPTS --output FILE. runner/local.py does the work."""
+
+
+def main(prompts=None, *words, **options):
+    """Continue the prompts of a file. `python batch.py --help` lists all options."""
+    from cli.flags import BATCH_FLAGS, check_options
+    from runner.local import complete_all
+
+    complete_all(prompts, words, check_options(options, BATCH_FLAGS))
+
 
 if __name__ == "__main__":
     from cli.command import run
-    from runner.local import TABLE, main
+    from runner.local import BATCH
 
-    run(main, TABLE)
+    run(main, BATCH)

@@ -1,7 +1,16 @@
-"""Inspect a GPT-2: python explore.py next|plot|sweep|score. The code is in views/."""
+"""Inspect a GPT-2: what it expects next, how options change that, and how likely a text is. The code is in views/."""
+
+
+def main(view=None, prompt=None, *words, **options):
+    """Show a view of a prompt. `python explore.py --help` lists the views and all options."""
+    from views.command import check, explore
+
+    options = check(view, options)
+    explore(view, prompt, words, options)
+
 
 if __name__ == "__main__":
     from cli.command import run
-    from views.command import TABLE, main
+    from views.command import EXPLORE
 
-    run(main, TABLE)
+    run(main, EXPLORE)

@@ -60,7 +60,8 @@ def sequences(jobs, n_ctx):
         unfinished = [completion for completion in job.completions if not completion.finish_reason]
         prefix = Prefix(slide(job.prompt, job.keep, n_ctx), len(unfinished))
         for completion in unfinished:
-            yield Sequence(job, completion, prefix)
+            if not completion.finish_reason:  # the job may have failed since
+                yield Sequence(job, completion, prefix)
 
 
 # ---- the loop --------------------------------------------------------------------------------------------------

@@ -1,312 +1,283 @@
-"""Many prompts on one model: a command that loses no row and does none twice.
+"""Batch runs on this machine: read rows, continue them together, write the records of a row when it is finished.
 
-    rows of a file (rows.py) -> jobs -> decode_together (slots.py) -> records of a row, once its last sample has ended
+    Request (prompts.py) -> RowJob -> decode_together (engine/batching.py) -> records (records.py)
 
-What a text becomes does not depend on its neighbours: sample i of row j draws from default_rng([seed, j, i]).
+A row is read when a slot is free for it. Sample i of row j draws from default_rng([seed, j, i]), so that its text does
+not depend on the other rows.
 """
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 
-import numpy as np
-
-import sampling
 import utils
 from checkpoints import files
-from cli import complete, flags, output
-from cli.command import hushed
+from cli.command import quiet
+from cli.complete import draw_seed, encode_prompt, new_completion
+from cli.flags import BATCH_FLAGS, ROW_FLAGS, Options
+from cli.help import Command
+from cli.output import Clock
 from engine.batching import Job, decode_together
-from runner.prompts import FORMATS, count_rows, find_format, open_rows, read_rows
-from runner.records import Records
+from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
+from runner.records import Records, check_unchanged, make_error_record, make_record
+from sampling import make_sampler
+from utils import Model
 
+MAX_SLOTS = 64  # more are hardly faster
 log = logging.getLogger("picogpt")
 
-# ---- what is asked for -----------------------------------------------------------------------------------------
+BATCH = Command(
+    usage="batch.py PROMPTS [--output FILE] [--option value ...]",
+    about=f"""Continue many prompts with GPT-2, many at a time.
 
-TABLE = {name: flag for name, flag in flags.FLAGS.items() if name not in ("json", "stream")} | {
-    "num_samples": flags.Flag(1, flags.whole(1, 10_000), is_value=True),
-    "output": flags.Flag(None, flags.text),
-    "overwrite": flags.Flag(False, flags.switch),
-    "batch_size": flags.Flag(None, flags.whole(1), is_value=True),
-    "format": flags.Flag(None, flags.one_of(*FORMATS)),
-}
-RUN_FLAGS = ("output", "overwrite", "batch_size", "format")  # they say how a run goes, not what a text becomes
-ROW_FLAGS = (*flags.STRATEGY_FLAGS, *flags.PENALTY_FLAGS)
-ROW_FLAGS += ("n_tokens_to_generate", "max_new_tokens", "seed", "num_samples", "stop", "ignore_eos")
-OURS = ("row", "line", "index", "prompt", "text", "finish_reason", "seed", "model", "settings", "usage", "timings")
-OURS += ("logprobs", "error")  # the fields of a record; of a row's, one with such a name becomes input_<name>
+        PROMPTS is a file, or - for stdin:
 
+        | .txt    one prompt per line
+        | .jsonl  one JSON object per line: {{"prompt": "Once upon a time"}}
+        | .csv    a table with a column named prompt
 
-def check_options(asked):
-    options = flags.check_each(asked, TABLE)
-    options.json, options.given = True, [name for name in options.given if name not in RUN_FLAGS]
-    flags.check_together(options)
-    return options
+        The output is one JSON object per sample: the fields of gpt2.py --json, and row, the number of the row from 0.
+        Rows are written in the order in which they are finished. A row that fails is written with its line and an
+        error, and the run continues.
 
+        The options below apply to all rows. A row of a .jsonl or .csv file may set some of them for itself:
+        {", ".join(ROW_FLAGS)}. Its other fields are copied to the output.""",
+    flags=BATCH_FLAGS,
+    closing="""If the output file exists, finished rows are kept with the seed they were made with, and only the others
+        are generated, however the earlier run ended. Different options or prompts for a finished row are an error;
+        --overwrite starts again.
 
-def options_of(row, asked, run):
-    """The options of one row: its own, and else those of the run. ValueError: it asks for what cannot be."""
-    if row.error:
-        raise ValueError(row.error)
-    own = sampling.given({name: row.fields[name] for name in ROW_FLAGS if name in row.fields})
-    if "max_new_tokens" in own:
-        own["n_tokens_to_generate"] = own.pop("max_new_tokens")
-    options = check_options(asked | own)
-    options.model, options.index = run.model, 0 if "seed" in own else row.number
-    options.seed = own.get("seed", run.seed)
-    return options
+        Sample i of row j draws from default_rng([seed, j, i]), whatever the batch size. A row with a seed of its own
+        gives the text that gpt2.py gives with this seed.
 
+        Exit codes: 0 all rows are finished, 1 some rows failed or the run could not go on, 2 usage error, 130 Ctrl-C.
+        After 1 and 130 the same command continues the run.""",
+    examples=(
+        "python batch.py prompts.txt --output out.jsonl --top_p 0.9 --model_size tiny",
+        "python batch.py prompts.jsonl --output out.jsonl --num_samples 3 --top_k 40",
+        "cat prompts.txt | python batch.py - --model_size tiny > out.jsonl",
+    ),
+)
 
-def settings(sampler, options, row):
-    """As in the records of gpt2.py, and the seed if it is the row's own."""
-    own = {"seed": options.seed} if row.fields.get("seed") is not None else {}
-    return output.settings(sampler, options) | own
+# ---- the command -----------------------------------------------------------------------------------------------
 
 
-def passed_through(row):
-    """The fields of a row that are not for us."""
-    others = {name: value for name, value in row.fields.items() if name != "prompt" and name not in ROW_FLAGS}
-    return {f"input_{name}" if name in OURS else name: value for name, value in others.items()}
+def complete_all(prompts: str | None, words: tuple, options: Options) -> None:
+    """Continue all rows of the file `prompts` and write their records.
+
+    words: further words of the command line. Raises ValueError for usage errors, before the model is loaded if
+    possible, and RuntimeError if rows have failed.
+    """
+    check_prompts(prompts, words)
+    try:
+        with quiet(options.quiet):
+            run_rows(prompts, options)
+    except KeyboardInterrupt:
+        if options.output not in (None, "-"):
+            log.warning("\nInterrupted. Finished rows are kept; the same command continues with the others.")
+        raise
 
 
-# ---- rows to jobs, jobs to records -----------------------------------------------------------------------------
+def check_prompts(prompts, words):
+    """Raise ValueError unless exactly one file of prompts is named."""
+    if prompts is None:
+        raise ValueError("there are no prompts; name a file, such as prompts.txt, or - for stdin")
+    if words:
+        several = " ".join((prompts, *words))
+        raise ValueError(f"the prompts must be one file: {several!r} arrived as several words")
 
 
-class RowJob(Job):
-    """The job of a row, and its texts. ValueError: the model cannot take it."""
-
-    def __init__(self, row, options, model):
-        encoder, hparams = model.encoder, model.hparams
-        prompt = encoder.encode(row.fields["prompt"]) or [encoder.start]
-        complete.check_fit(len(prompt), options, hparams)
-        samples = [
-            complete.make_sample(options, encoder, len(prompt), options.index, i) for i in range(options.num_samples)
-        ]
-        keep = options.keep if options.context == "slide" else None
-        super().__init__(prompt, samples, options.n_tokens_to_generate, keep)
-        self.row, self.options, self.encoder, self.clock = row, options, encoder, output.Clock()
-        self.texts = [output.Text(sample, encoder, options.stop, self.clock) for sample in samples]
-
-    def read(self):
-        """Turn new ids into text; return whether all samples have ended."""
-        self.clock.tick()
-        for text in self.texts:
-            text.read()
-        return all(sample.ended for sample in self.samples)
-
-    def records(self):
-        beginning = {"row": self.row.number} | passed_through(self.row)
-        prompt = self.row.fields["prompt"]
-        for index, text in enumerate(self.texts):
-            whole = (prompt if self.options.echo else "") + text.take()
-            said = output.record(index, prompt, whole, text, self.options, self.encoder, len(self.prompt))
-            yield beginning | said | {"settings": settings(text.sample.sampler, self.options, self.row)}
-
-
-class Run:
-    """A run in progress: what it has done, where it writes, and what it shows to a person."""
-
-    def __init__(self, records, n_rows):
-        from tqdm import tqdm
-
-        self.records, self.n_done, self.n_samples, self.n_tokens, self.n_failed = records, 0, 0, 0, 0
-        self.clock = output.Clock()
-        self.bar = tqdm(desc="rows", total=n_rows, unit=" rows", disable=None, initial=records.n_finished)
-
-    def fail(self, row, error):
-        where = {"row": row.number, "line": row.line}
-        prompt = {"prompt": row.fields["prompt"]} if "prompt" in row.fields else {}
-        self.records.write([where | passed_through(row) | prompt | {"error": str(error)}])
-        self.n_failed += 1
-        self.bar.update()
-
-    def follow(self, job):
-        """Take in what a step has added to a job, and write its records if that was all."""
-        if not job.read():
-            return
-        if job.error:
-            self.fail(job.row, job.error)
-            return
-        self.records.write(list(job.records()))
-        self.n_done, self.n_samples = self.n_done + 1, self.n_samples + len(job.samples)
-        self.n_tokens += sum(len(sample.ids) for sample in job.samples)
-        self.clock.tick()
-        self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s", refresh=False)
-        self.bar.update()
-
-
-def unfinished(rows, asked, options, run):
-    """Yield (row, its options) of what is still to be done; a row that cannot be done gets its record at once."""
-    for row in rows:
-        try:
-            own = options_of(row, asked, options)
-        except ValueError as error:
-            run.fail(row, error)
-            continue
-        done = run.records.find(row.number)
-        if done is None:
-            yield row, own
-        else:
-            check_same(row, own, done, run.records.path)
-
-
-def check_same(row, options, done, path):
-    """ValueError, with the first difference, if a finished row is not what would be made of it now."""
-    sampler = sampling.make_sampler(**{name: getattr(options, name) for name in flags.STRATEGY_FLAGS})
-    now = {"prompt": row.fields["prompt"], "model": options.model, "seed": options.seed}
-    now = json.loads(json.dumps(now | settings(sampler, options, row)))  # tuples become lists, as they are in the file
-    then = {name: done[name] for name in ("prompt", "model", "seed")} | done["settings"]
-    for name in then | now:
-        if then.get(name) != now.get(name):
-            raise ValueError(
-                f"row {row.number} of {str(path)!r} was made with {name} {shown(then.get(name))}, now it is "
-                f"{shown(now.get(name))}: go on as before, name another --output, or begin anew with --overwrite"
-            )
-
-
-def shown(value):
-    text = json.dumps(value, ensure_ascii=False) if value is not None else "not given"
-    return text if len(text) <= 60 else text[:60] + "..."
-
-
-def jobs_of(pending, model, run):
-    for row, options in pending:
-        try:
-            job = RowJob(row, options, model)
-        except ValueError as error:
-            run.fail(row, error)
-            continue
-        if job.n_tokens:
-            yield job
-        else:
-            for sample in job.samples:
-                sample.ended = "length"
-            run.follow(job)
-
-
-def default_batch_size(hparams):
-    """Slots, and the bytes each may take: up to 64, as more is hardly faster, in half of the memory that is free."""
-    bytes_a_slot = 8 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values, 4 bytes each
-    return max(1, min(64, free_memory() // 2 // bytes_a_slot)), bytes_a_slot
-
-
-def free_memory():
-    """Bytes that can be had without swapping; 4 GB where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 * 2**30
-
-
-def complete_all(prompts, options, asked):
-    """Check everything that can be, then run. ValueError: asked for wrongly. RuntimeError: some rows failed."""
-    kind = find_format(prompts, options.format)
-    options.model = utils.find_model(options.model_size, options.models_dir).name
-    check_not_the_same(prompts, options.output)
-    with open_rows(prompts) as file, contextlib.closing(Records(options.output, options.overwrite)) as records:
-        drawn = int(np.random.SeedSequence().generate_state(1)[0])
-        options.seed = next(seed for seed in (options.seed, records.seed, drawn) if seed is not None)
-        n_rows = count_rows(prompts, kind) if sys.stderr.isatty() else None
-        run = Run(records, n_rows)
+def run_rows(prompts, options):
+    """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
+    format = find_format(prompts, options.format)
+    model_name = utils.find_model(options.model_size, options.models_dir).name
+    check_output(prompts, options.output)
+    with open_prompts(prompts) as file, contextlib.closing(Records(options.output, options.overwrite)) as records:
+        seed = choose_seed(options, records)
+        run = Run(records, progress_bar(prompts, format, records, options))
         with run.bar:
-            pending = unfinished(read_rows(file, kind), asked, options, run)
-            first = next(pending, None)  # all that are finished before it have been compared by then
+            requests = unfinished(read_rows(file, format), options, seed, model_name, run)
+            first = next(requests, None)  # the finished rows before it have been checked by now
             if first:
-                decode_all(itertools.chain([first], pending), options, run)
-        tell(run, records)
+                decode_all(itertools.chain([first], requests), options, seed, run)
+        run.report()
 
 
-def decode_all(pending, options, run):
-    model = utils.load(options.model_size, options.models_dir)
-    hparams, params = model.hparams, model.params
-    n_slots, bytes_a_slot = default_batch_size(hparams)
-    n_slots = options.batch_size or n_slots
-    run.bar.clear()
-    log.info(
-        f"seed {options.seed}; {n_slots} samples at a time (--batch_size), "
-        f"each with up to {bytes_a_slot / 1e6:.1f} MB of keys and values"
-    )
-    run.clock = output.Clock()
-    for jobs in decode_together(jobs_of(pending, model, run), params, hparams["n_head"], n_slots):
-        for job in jobs:
-            run.follow(job)
-
-
-def check_not_the_same(prompts, output):
+def check_output(prompts, output):
+    """Raise ValueError if the output would overwrite the prompts."""
     with contextlib.suppress(OSError):
         if prompts != "-" and output and os.path.samefile(files.expand(prompts), files.expand(output)):
             raise ValueError(f"{output!r} holds the prompts; name another --output")
 
 
-def tell(run, records):
-    seconds = run.clock.seconds
-    before = f", {records.n_finished} before" if records.n_finished else ""
-    log.info(
-        f"{run.n_done} rows{before}: {run.n_samples} samples, {run.n_tokens} tokens in {seconds:.1f} s "
-        f"({run.n_tokens / seconds:.1f} tokens/s)"
+def choose_seed(options, records):
+    """Return the seed that is given, otherwise that of the earlier run, otherwise a new one."""
+    if options.seed is not None:
+        return options.seed
+    return draw_seed() if records.seed is None else records.seed
+
+
+def progress_bar(prompts, format, records, options):
+    """Return a progress bar of rows, which only a terminal shows."""
+    from tqdm import tqdm
+
+    is_shown = sys.stderr.isatty() and not options.quiet
+    n_rows = count_rows(prompts, format) if is_shown else None
+    return tqdm(
+        desc="rows",
+        total=n_rows,
+        unit=" rows",
+        disable=True if options.quiet else None,
+        initial=records.n_finished,
     )
-    if run.n_failed:
-        raise RuntimeError(
-            f"{run.n_failed} of {run.n_failed + run.n_done + records.n_finished} rows could not be done; "
-            "their records say why. Mend them and run the same command again: it does those alone"
-        )
 
 
-def main(prompts=None, *words, **asked):
-    """Continue many prompts with GPT-2.
+# ---- from rows to records --------------------------------------------------------------------------------------
 
-    python batch.py PROMPTS [--output FILE] [--flag value ...]
 
-    PROMPTS is a file, or - for stdin
-      .txt                       a prompt a line
-      .jsonl                     a JSON object a line: {"prompt": "Once upon a time"}
-      .csv                       a table with a column prompt
-    A row of the last two may have an id, and settings of its own: n_tokens_to_generate,
-    seed, num_samples, stop, ignore_eos and all that says how a token is chosen. Other
-    fields come out as they went in.
+class RowJob(Job):
+    """The job of a row. Raises ValueError if the model cannot take it.
 
-    The records, one JSON object a sample, are those of gpt2.py --json with the number
-    of the row, from 0. They come in the order in which rows are finished. A row that
-    cannot be done gets a record with error and line, and the run goes on.
-
-      --output FILE              where records go; - or nothing is stdout
-      --overwrite                begin anew. Otherwise a run whose output is there goes
-                                 on where it was stopped, however that happened
-      --batch_size N             decode N samples at a time (as many as half of the free
-                                 memory has room for, 64 at most)
-      --format txt|jsonl|csv     what PROMPTS is, where its name does not say
-
-    All flags of gpt2.py --help apply to every row that does not say otherwise:
-      --model_size, --models_dir, --n_tokens_to_generate, --num_samples, --seed,
-      --strategy, --preset, --temperature, --top_k, --top_p, --min_p, --typical_p,
-      --entmax_alpha, --mirostat_tau, --mirostat_eta, --repetition_penalty,
-      --presence_penalty, --frequency_penalty, --no_repeat_ngram_size, --logit_bias,
-      --banned_ids, --stop, --min_new_tokens, --ignore_eos, --context, --keep, --echo,
-      --logprobs, --quiet
-    Sample i of row j draws from default_rng([seed, j, i]); a row with a seed of its own
-    is what gpt2.py makes of that seed. It does not depend on --batch_size.
-
-    Exit code 0: all done; 1: some rows were not, or it had to stop; 2: asked for
-    wrongly; 130: interrupted, and the same command goes on.
-
-    Examples
-      python batch.py prompts.txt --output out.jsonl --top_p 0.9 --model_size tiny
-      python batch.py prompts.jsonl --num_samples 3 --temperature 0.8 --output out.jsonl
+    Attributes: `request`, `model`; `clock`, which measures the job.
     """
-    options = check_options(asked)
-    if prompts is None:
-        raise ValueError("there are no prompts; name a file, as in prompts.txt, or - for stdin")
-    if words:
-        raise ValueError(f"there can be only one file of prompts: {' '.join((prompts, *words))!r} are several words")
-    try:
-        with hushed() if options.quiet else contextlib.nullcontext():
-            complete_all(prompts, options, asked)
-    except KeyboardInterrupt:
-        if options.output not in (None, "-"):
-            print("\nInterrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
-        raise
+
+    def __init__(self, request: Request, model: Model):
+        options = request.options
+        ids = encode_prompt(request.prompt, model, options)
+        completions = [
+            new_completion(model, options, make_sampler(**options.sampling), len(ids), (request.seed, request.index, i))
+            for i in range(options.num_samples)
+        ]
+        super().__init__(ids, completions, options.n_tokens_to_generate, options.window_keep)
+        self.request = request
+        self.model = model
+        self.clock = Clock()
+
+    @property
+    def n_new(self) -> int:
+        return sum(len(completion.ids) for completion in self.completions)
+
+    def records(self) -> list[dict]:
+        """Return the records of all completions, when they are finished."""
+        return [
+            make_record(self.request, index, completion, len(self.prompt), self.model, self.clock)
+            for index, completion in enumerate(self.completions)
+        ]
+
+
+class Run:
+    """A run in progress: where it writes, its progress bar and its totals."""
+
+    def __init__(self, records: Records, bar):
+        self.records = records
+        self.bar = bar
+        self.clock = Clock()
+        self.n_done = 0
+        self.n_failed = 0
+        self.n_samples = 0
+        self.n_tokens = 0
+
+    def fail(self, row: Row, error: Exception | str) -> None:
+        """Write the record of a row that failed."""
+        self.records.write([make_error_record(row, error)])
+        self.n_failed += 1
+        self.bar.update()
+
+    def follow(self, job: RowJob) -> None:
+        """Note a step of a job, and write its records if that was the last one."""
+        job.clock.tick(job.completions)
+        if not job.is_finished:
+            return
+        if job.error:
+            self.fail(job.request.row, job.error)
+            return
+        self.records.write(job.records())
+        self.n_done += 1
+        self.n_samples += len(job.completions)
+        self.n_tokens += job.n_new
+        self.clock.tick([])
+        self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s", refresh=False)
+        self.bar.update()
+
+    def report(self) -> None:
+        """Remark on the totals. Raise RuntimeError if rows have failed."""
+        n_before = self.records.n_finished
+        before = f" ({n_before} were finished before)" if n_before else ""
+        seconds = self.clock.seconds
+        log.info(
+            f"{self.n_done} rows finished{before}: {self.n_samples} samples, {self.n_tokens} tokens in {seconds:.1f} s "
+            f"({self.n_tokens / seconds:.1f} tokens/s)"
+        )
+        if self.n_failed:
+            raise RuntimeError(
+                f'{self.n_failed} of {self.n_failed + self.n_done + n_before} rows failed; see "error" in their '
+                "records. Fix them and run the same command again: only failed rows are retried"
+            )
+
+
+def unfinished(rows: Iterable[Row], options: Options, seed: int, model_name: str, run: Run) -> Iterator[Request]:
+    """Yield the requests that no earlier run has finished. A row that is invalid gets its record at once."""
+    for row in rows:
+        try:
+            request = make_request(row, options, seed)
+        except ValueError as error:
+            run.fail(row, error)
+            continue
+        record = run.records.find(row.number)
+        if record is None:
+            yield request
+        else:
+            check_unchanged(request, record, model_name, run.records.path)
+
+
+def jobs(requests: Iterable[Request], model: Model, run: Run) -> Iterator[RowJob]:
+    """Yield the jobs of the requests. A request that the model cannot take, or of no tokens, is finished at once."""
+    for request in requests:
+        try:
+            job = RowJob(request, model)
+        except ValueError as error:
+            run.fail(request.row, error)
+            continue
+        if job.is_finished:
+            run.follow(job)
+        else:
+            yield job
+
+
+def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Run) -> None:
+    """Load the model and complete the requests."""
+    model = utils.load(options.model_size, options.models_dir, fast=True)
+    n_slots, bytes_per_slot = default_batch_size(model.hparams)
+    n_slots = options.batch_size or n_slots
+    run.bar.clear()
+    log.info(
+        f"seed {seed}; {n_slots} samples at a time (--batch_size), "
+        f"each with up to {bytes_per_slot / 1e6:.1f} MB of keys and values"
+    )
+    run.clock = Clock()  # the time of loading does not count
+    for stepped in decode_together(jobs(requests, model, run), model.params, model.n_head, n_slots):
+        for job in stepped:
+            run.follow(job)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------
+
+
+def default_batch_size(hparams: dict) -> tuple[int, int]:
+    """Return how many slots fit in half of the free memory, from 1 to MAX_SLOTS, and the most bytes of one slot."""
+    n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
+    bytes_per_slot = 4 * n_floats
+    n_slots = free_memory() // 2 // bytes_per_slot
+    return max(1, min(MAX_SLOTS, n_slots)), bytes_per_slot
+
+
+def free_memory() -> int:
+    """Return the bytes that are available without swapping, or 4 GB if the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 * 2**30

@@ -1,44 +1,131 @@
-"""Write the records of a batch run, each row exactly once, and find the rows that an earlier run has finished.
+"""The records of a batch run: what is in them, and the file that holds each row exactly once.
 
-A row's records are written in one call, so a row is in the file as a whole or not at all.
+The records of a row are written in one call, so that a row is in the file as a whole or not at all. A run whose output
+exists continues it: `Records` finds the finished rows and removes failed and incomplete ones.
 """
 
 import itertools
 import json
 import os
 import stat
-import sys
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 
 from checkpoints import files
 from cli import output
+from engine.completion import Completion
+from runner.prompts import ROW_SETTINGS, Request, Row
+from utils import Model
+
+# ---- the contents of a record ----------------------------------------------------------------------------------
+
+RECORD_FIELDS = (  # a field of a row with one of these names is copied as input_<name>
+    "row",
+    "line",
+    "index",
+    "prompt",
+    "text",
+    "finish_reason",
+    "seed",
+    "model",
+    "settings",
+    "usage",
+    "timings",
+    "logprobs",
+    "error",
+)
+
+
+def make_record(
+    request: Request, index: int, completion: Completion, n_prompt: int, model: Model, clock: output.Clock
+) -> dict:
+    """Return the record of a completion: that of gpt2.py --json, the number of the row and its other fields."""
+    beginning = request.prompt if request.options.echo else ""
+    record = output.make_record(
+        index,
+        completion,
+        beginning + completion.text.take(),
+        prompt=request.prompt,
+        n_prompt=n_prompt,
+        seed=request.seed,
+        model=model,
+        options=request.options,
+        clock=clock,
+    )
+    return {"row": request.row.number, **other_fields(request.row), **record, "settings": settings(request)}
+
+
+def make_error_record(row: Row, error: Exception | str) -> dict:
+    """Return the record of a row that failed."""
+    prompt = {"prompt": row.fields["prompt"]} if "prompt" in row.fields else {}
+    return {"row": row.number, "line": row.line, **other_fields(row), **prompt, "error": str(error)}
+
+
+def other_fields(row):
+    """Return the fields of a row that are neither its prompt nor a setting."""
+    others = {name: value for name, value in row.fields.items() if name != "prompt" and name not in ROW_SETTINGS}
+    return {f"input_{name}" if name in RECORD_FIELDS else name: value for name, value in others.items()}
+
+
+def settings(request):
+    """Return the settings of gpt2.py --json, and the seed if it is the row's own."""
+    own_seed = {"seed": request.seed} if request.has_own_seed else {}
+    return output.settings(request.options) | own_seed
+
+
+def check_unchanged(request: Request, record: dict, model_name: str, path: Path) -> None:
+    """Raise ValueError if a row that an earlier run finished would now be generated in another way."""
+    now = {"prompt": request.prompt, "model": model_name, "seed": request.seed, **settings(request)}
+    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
+    then = {name: record[name] for name in ("prompt", "model", "seed")} | record["settings"]
+    for name in then | now:
+        if then.get(name) != now.get(name):
+            raise ValueError(
+                f"row {request.row.number} of {str(path)!r} was made with {name} {abbreviated(then.get(name))}, now it "
+                f"is {abbreviated(now.get(name))}: use the same prompts and options, name another --output, or start "
+                "again with --overwrite"
+            )
+
+
+def abbreviated(value):
+    """Return a value as JSON of at most 60 characters, for a message."""
+    text = "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+# ---- the file of records ---------------------------------------------------------------------------------------
 
 
 class Records:
     """The output of a run, and the rows in it that an earlier run has finished.
 
-    path: a file; or None, "-", a pipe or a device, which are only written to. overwrite: whether to begin anew.
-    Attributes: `n_finished`, how many rows are there; `seed`, that of the earlier run, or None.
-    ValueError: it cannot be had, another run has it, or it holds what is no record of ours.
+    path: a file; None or "-" is stdout. A pipe or a device is only written to. overwrite: remove all records first.
+    Attributes: `path`, None for stdout; `n_finished`, the number of finished rows; `seed`, that of the earlier run, or
+    None. Raises ValueError if the file cannot be opened, is locked by another run, or contains something else.
     """
 
-    def __init__(self, path, overwrite=False):
+    def __init__(self, path: str | Path | None, overwrite: bool = False):
         self.path = None if path in (None, "-") else Path(files.expand(path))
-        self.file = self.reader = None
-        self.offsets, self.n_finished, self.seed = array("q"), 0, None  # offsets[row]: of its first record, or -1
+        self.file = None
+        self.reader = None
+        self.offsets = array("q")  # offsets[row]: the position of the first record of a finished row, otherwise -1
+        self.n_finished = 0
+        self.seed = None
         try:
             if self.path:
                 self.open(overwrite)
             else:
-                output.escape_half_pairs()
+                output.escape_lone_surrogates()
         except OSError as error:
+            self.close()
             raise ValueError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
-        finally:
-            if sys.exc_info()[0]:
-                self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def open(self, overwrite):
+        """Open and lock the file, and remove all but the finished rows."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         self.file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115, close() does it
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -48,106 +135,124 @@ class Records:
         self.reader = open(self.path, "rb")  # noqa: SIM115
         if overwrite:
             self.file.truncate(0)
-        spans = list(self.finished())
-        if len(spans) <= 1 and all(start == 0 for start, _ in spans):
-            self.file.truncate(spans[0][1] if spans else 0)  # at the end there may be a torn row
+        spans = join_adjacent(self.find_finished())
+        end = spans[0][1] if spans else 0
+        if spans in ([], [(0, end)]):
+            self.file.truncate(end)
             self.file.seek(0, os.SEEK_END)
         else:
-            self.leave_only(spans)
+            self.rewrite(spans)
 
-    def finished(self):
-        """Yield (start, stop), in bytes, of every run of finished rows, and note where each of them is."""
-        start = stop = 0
-        for row, group in itertools.groupby(self.lines(), key=lambda line: line[2]["row"]):
-            group = list(group)
-            (first, _, record), (_, last, _) = group[0], group[-1]
-            if "error" in record or len(group) < record["settings"].get("num_samples", 1) or self.has(row):
-                continue
-            self.note(row, first, record)
-            if first != stop:
-                if start != stop:
-                    yield start, stop
-                start = first
-            stop = last
-        if start != stop:
-            yield start, stop
+    def find_finished(self):
+        """Yield (start, stop), in bytes, of each finished row, and note its position."""
+        for row, lines in itertools.groupby(self.read_lines(), key=lambda line: line[2]["row"]):
+            lines = list(lines)
+            start, _, record = lines[0]
+            _, stop, _ = lines[-1]
+            if is_finished(record, len(lines)) and not self.has(row):
+                self.note(row, start, record)
+                yield start, stop
 
-    def lines(self):
-        """Yield (start, stop, record) of every line but a torn one at the end."""
+    def read_lines(self):
+        """Yield (start, stop, record) of each line. An incomplete line at the end is left out."""
         self.reader.seek(0)
-        start, size = 0, os.fstat(self.reader.fileno()).st_size
+        size = os.fstat(self.reader.fileno()).st_size
+        start = 0
         for number, line in enumerate(self.reader, 1):
-            stop, record = start + len(line), parse(line)
+            stop = start + len(line)
+            record = parse(line)
             if record and line.endswith(b"\n"):
                 yield start, stop, record
-            elif stop < size or not (record or is_torn(line)):
+            elif stop < size or not (record or is_incomplete(line)):
                 raise ValueError(
-                    f"line {number} of {str(self.path)!r} is no record of a batch run: "
+                    f"line {number} of {str(self.path)!r} is not a record of a batch run: "
                     "name another --output, or add --overwrite"
                 )
             start = stop
 
-    def leave_only(self, spans):
-        """Rewrite the file without what lies between: rows with an error, which are tried again."""
+    def rewrite(self, spans):
+        """Replace the file by these parts of it and open it again. What lies between are failed rows."""
         with files.new_file(self.path) as new:
             for start, stop in spans:
                 self.reader.seek(start)
                 while size := min(stop - self.reader.tell(), files.CHUNK):
                     new.write(self.reader.read(size))
         self.close()
-        self.offsets, self.n_finished = array("q"), 0
+        self.offsets = array("q")
+        self.n_finished = 0
         self.open(overwrite=False)
 
     def note(self, row, offset, record):
+        """Note a finished row, and the seed of the run if it is not the row's own."""
         self.offsets.extend([-1] * (row + 1 - len(self.offsets)))
         self.offsets[row] = offset
         self.n_finished += 1
-        if self.seed is None and "seed" not in record["settings"]:  # there it is the row's own
+        if self.seed is None and "seed" not in record["settings"]:
             self.seed = record["seed"]
 
     def has(self, row):
         return row < len(self.offsets) and self.offsets[row] >= 0
 
-    def find(self, row):
-        """The first record of a row that an earlier run has finished, or None."""
+    def find(self, row: int) -> dict | None:
+        """Return the first record of a row that an earlier run has finished, or None."""
         if not self.has(row):
             return None
         self.reader.seek(self.offsets[row])
         return json.loads(self.reader.readline())
 
-    def write(self, records):
-        """Write all records of a row. OSError: there is no room; then nothing of the row is left in a file."""
+    def write(self, records: Iterable[dict]) -> None:
+        """Write all records of a row. Raise OSError if that fails; no part of the row then remains in a file."""
         text = "".join(map(output.as_line, records))
         if self.path is None:
-            output.put(text)
+            output.write(text)
             return
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         end = self.file.tell() if self.reader else 0
         try:
             while data:
-                data = data[self.file.write(data) :]
+                n_written = self.file.write(data)
+                data = data[n_written:]
         except OSError as error:
             if self.reader:
                 self.file.truncate(end)
             raise OSError(
-                f"cannot write to {str(self.path)!r}: {error.strerror}; make room and run the same command again, "
-                "which goes on where this one stopped"
+                f"cannot write to {str(self.path)!r}: {error.strerror}; free some space and run the same command "
+                "again: it continues where this run stopped"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
         for file in (self.file, self.reader):
             if file:
                 file.close()
 
 
-def is_torn(line):
-    """Whether this is how one of our records begins, and not a line of somebody else."""
+def join_adjacent(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the spans, each joined with those that begin where it ends.
+
+    >>> join_adjacent([(0, 5), (5, 9), (12, 15)])
+    [(0, 9), (12, 15)]
+    """
+    joined = []
+    for start, stop in spans:
+        if joined and joined[-1][1] == start:
+            start, _ = joined.pop()
+        joined.append((start, stop))
+    return joined
+
+
+def is_finished(record, n_records):
+    """Return whether a row with this first record has no error and all of its samples."""
+    return "error" not in record and n_records >= record["settings"].get("num_samples", 1)
+
+
+def is_incomplete(line):
+    """Return whether a line without an end may be the beginning of a record."""
     beginning = b'{"row": '
     return line.startswith(beginning) or beginning.startswith(line)
 
 
 def parse(line):
-    """The record in a line, or None if there is none."""
+    """Return the record in a line, or None if the line is something else."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

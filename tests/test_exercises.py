@@ -1,4 +1,4 @@
-"""exercises.md: its commands run, and its answers are right."""
+"""exercises.md: its commands run, and its answers are correct."""
 
 import math
 import re
@@ -6,15 +6,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+import explore
 import sampling
-from views import command as view_command
+import utils
 from views import score, toy
+from views.command import EXPLORE
 
+ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "exercises.md").read_text(encoding="utf-8")
 EXERCISES = {int(number): body for number, body in re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", TEXT, re.S | re.M)}
 LOGITS = np.array(list(toy.TOY.values()))
@@ -38,7 +41,7 @@ def folder(tmp_path_factory):
     copy = tmp_path_factory.mktemp("exercises")
     for path in (*ROOT.glob("*.py"), ROOT / "pyproject.toml"):
         shutil.copy(path, copy)
-    for name in ("tests", "views"):
+    for name in ("tests", "cli", "checkpoints", "engine", "views"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "models").symlink_to(ROOT / "models")
     return copy
@@ -56,7 +59,7 @@ def shell(folder):
     return run
 
 
-def test_there_are_eight_with_a_file_to_read_a_command_a_hint_and_an_answer():
+def test_all_eight_exercises_have_a_file_to_read_a_command_a_hint_and_an_answer():
     assert sorted(EXERCISES) == [1, 2, 3, 4, 5, 6, 7, 8]
     for number in EXERCISES:
         question, commands, answer = parts(number)
@@ -68,7 +71,7 @@ def is_there(name):
     return (ROOT / name).exists() or name in ("my_sampler.py", "no_e.py")
 
 
-def test_what_is_to_be_read_exists():
+def test_every_function_to_read_exists():
     named = re.findall(r"^\*Read: (.*?)\*", TEXT, re.M)
     sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("gpt2.py", "sampling.py"))
     names = [name for line in named for name in re.findall(r"`(\w+)`", line)]
@@ -76,7 +79,7 @@ def test_what_is_to_be_read_exists():
     assert [name for name in names if not re.search(rf"^(def|class) {name}\b", sources, re.M)] == []
 
 
-def test_the_ways_to_be_greedy_are_greedy(shell, here):
+def test_the_four_options_of_the_answer_are_greedy(shell, here):
     _, commands, answer = parts(1)
     assert shell(commands) == (0, "drawn\n", "")
     ways = re.findall(r"`(--\w+ \d)`", answer.split("Not ")[0])
@@ -90,15 +93,15 @@ def test_the_ways_to_be_greedy_are_greedy(shell, here):
 
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
-def test_the_commands_that_show_the_answer_run(here, number):
+def test_the_commands_of_exercises_2_to_5_run(here, number):
     for line in parts(number)[1].splitlines():
         python, script, *args = shlex.split(line)
         assert (python, script) == ("python", "explore.py")
-        code, out, err = here(*args, main=view_command.main, table=view_command.TABLE)
+        code, out, err = here(*args, main=explore.main, command=EXPLORE)
         assert (code, err) == (0, "") and len(out) > 300
 
 
-def test_pizza_is_as_likely_as_the_answer_says():
+def test_the_probabilities_of_pizza_are_those_of_the_answer():
     def pizza(temperature):
         return sampling.softmax_with_temperature(LOGITS, temperature)[6]
 
@@ -109,7 +112,7 @@ def test_pizza_is_as_likely_as_the_answer_says():
     assert pizza(1) == pytest.approx(1e-4, abs=2e-6) and pizza(1e9) <= 1 / 9 + 1e-9
 
 
-def test_the_nucleus_has_two_words_up_to_the_answer():
+def test_the_largest_nucleus_of_two_words_is_that_of_the_answer():
     _, _, answer = parts(3)
     largest = float(re.match(r"\s*([\d.]+):", answer)[1])
     assert sampling.keep_top_p(LOGITS, largest).tolist() == [3, 7]
@@ -117,7 +120,7 @@ def test_the_nucleus_has_two_words_up_to_the_answer():
     assert "closer" in answer and next(iter(toy.TOY)) == "closer"
 
 
-def test_the_draws_fall_where_the_answer_says():
+def test_the_draws_lie_in_the_intervals_of_the_answer():
     question, _, answer = parts(4)
     u = np.random.default_rng([5, 0, 0]).random()
     assert f"u = {u:.4f}" in question
@@ -130,18 +133,16 @@ def test_the_draws_fall_where_the_answer_says():
     assert f"Seed {first} is the first" in answer
 
 
-def test_the_sentences_cost_what_the_answer_says():
+def test_the_perplexities_are_those_of_the_answer():
     _, commands, answer = parts(5)
     assert f"{math.exp((0.558406 + 1.028406) / 2):.4f}" in answer
-    options = view_command.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
-    options.model = "tiny"
-    model = view_command.load(options)
+    model = utils.load("tiny", ROOT / "models")
     dog, cake = (model.encoder.encode(text) for text in re.findall(r'score "(The .*?)"', commands))
     assert sorted(dog) == sorted(cake)
     assert sum(p for p, _ in score.score(dog, model)) > sum(p for p, _ in score.score(cake, model))
 
 
-def test_the_sampler_is_wrong_before_and_right_after(shell, folder):
+def test_the_sampler_fails_its_examples_until_the_answer_is_inserted(shell, folder):
     question, commands, answer = parts(6)
     skeleton = python_in(question)
     (folder / "my_sampler.py").write_text(skeleton, encoding="utf-8")
@@ -151,7 +152,7 @@ def test_the_sampler_is_wrong_before_and_right_after(shell, folder):
     assert (code, err) == (0, "") and out.startswith("One day, ") and len(out) > 100
 
 
-def test_the_story_has_an_e_before_and_none_after(shell, folder):
+def test_the_story_has_an_e_until_the_answer_is_inserted(shell, folder):
     question, commands, answer = parts(7)
     skeleton = python_in(question)
     (folder / "no_e.py").write_text(skeleton, encoding="utf-8")
@@ -166,14 +167,14 @@ def with_answer(skeleton, line):
     return re.sub(r"^.*# yours\n", line.replace("\\", r"\\"), skeleton, flags=re.M)
 
 
-def test_a_broken_cache_is_noticed_by_the_tests_that_the_answer_names(shell, folder):
+def test_a_broken_cache_fails_the_tests_that_the_answer_names(shell, folder):
     question, commands, answer = parts(8)
     source = (ROOT / "gpt2.py").read_text(encoding="utf-8")
     (line,) = [line for line in source.splitlines() if line.strip().startswith("positions =")]
     assert "n_past + " in line and "take `n_past + ` out of the line" in question
     (folder / "gpt2.py").write_text(source.replace(line, line.replace("n_past + ", "")), encoding="utf-8")
     named = re.findall(r"`(test_\w+)`", answer)
-    try:  # those that the answer names, to save time
+    try:  # only the named tests, to save time
         code, out, _ = shell(f"{commands.strip()} -p no:cacheprovider -k '{' or '.join(named)}'")
     finally:
         shutil.copy(ROOT / "gpt2.py", folder)

@@ -1,1 +1,1 @@
-"""The views of explore.py, a file each, and what they share: settings.py and screen.py."""
+"""The views of explore.py, one module each, and the modules that they share: settings.py, screen.py and toy.py."""

@@ -1,37 +1,50 @@
-"""How likely a text is: the log-probability of each of its tokens, and what that comes to.
+"""How likely a text is: the log-probability of each token, and what follows from it.
 
-Perplexity depends on what is counted and on how much of the text each token was allowed to see, so it says nothing
-without a definition. This is that of EleutherAI's lm-evaluation-harness (`loglikelihood_rolling`): <|endoftext|> goes
-before the text; windows as long as the context follow each other without overlap, but for one token to begin from, and
-for the last, which reaches back as far as the context does; every token is scored exactly once. A smaller stride lets
-the windows overlap, and so gives every token more of what came before it, for more work.
+A perplexity depends on the unit that is counted and on the context that each token sees, so that it needs a
+definition. This one is that of EleutherAI's lm-evaluation-harness (`loglikelihood_rolling`): <|endoftext|> precedes
+the text; the text is cut into windows as long as the context, which overlap by one token, the first input; the last
+window reaches back as far as the context does; and every token is scored exactly once. With a smaller stride the
+windows overlap, so that every token sees more context, at the price of more computation.
 
-    token perplexity   exp(nll / tokens)         depends on the tokenizer: compare only within one vocabulary
-    word perplexity    exp(nll / words)          words are what white space parts
+    token perplexity   exp(nll / tokens)         depends on the tokenizer: compare only with the same vocabulary
+    word perplexity    exp(nll / words)          words are separated by white space
     byte perplexity    exp(nll / bytes)          bytes of UTF-8
     bits per byte      nll / bytes / ln 2        comparable between any two models of text
+
+nll: the negative log-likelihood of the whole text, in nats.
 """
 
 import math
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
 import gpt2
+import sampling
+from utils import Model
 from views import screen
+from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of
 
-PIECE = 128  # positions computed at a time, so that the logits of a window need not all be in memory
-SHADES = [(1, "", "under 1"), (3, "30;48;5;230", "1 to 3"), (6, "30;48;5;221", "3 to 6")]  # bits, code, in words
-SHADES += [(10, "30;48;5;208", "6 to 10"), (math.inf, "97;48;5;88", "10 and more")]
+CHUNK = 128  # positions per call of gpt2, so that not all logits of a window are in memory
+N_ROWS = 5  # surprising tokens listed below a coloured text
+OTHER_COLUMNS = 34  # width of the table without the token and the bar
+SHADES = [  # upper limit in bits, ANSI codes, in words
+    (1, "", "under 1"),
+    (3, "30;48;5;230", "1 to 3"),
+    (6, "30;48;5;221", "3 to 6"),
+    (10, "30;48;5;208", "6 to 10"),
+    (math.inf, "97;48;5;88", "10 and more"),
+]
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------------
 
 
-def windows(n_tokens, n_ctx, stride):
-    """Yield (start, end, n_context) of the tokens that each window scores, and how many positions it reads before them.
+def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, n_context) of each window: it scores tokens start to end, and reads n_context ids before.
 
-    The first reads the text's start, whatever comes before it, and no more.
+    The first window reads one id before its tokens, the start of the text.
 
     >>> list(windows(10, n_ctx=4, stride=4))
     [(0, 4, 1), (4, 8, 1), (8, 10, 3)]
@@ -40,44 +53,52 @@ def windows(n_tokens, n_ctx, stride):
     """
     start = 0
     while start < n_tokens:
-        end = min(start + (stride if start else n_ctx), n_tokens)
+        n_scored = n_ctx if start == 0 else stride
+        end = min(start + n_scored, n_tokens)
         yield start, end, min(end, n_ctx) - (end - start) + 1
         start = end
 
 
-def score(ids, model, stride=None):
-    """Yield (log-probability, rank) of each of the `ids`, as float and int: rank 1 is what the model thought likeliest.
+def score(ids: list[int], model: Model, stride: int | None = None) -> Iterator[tuple[float, int]]:
+    """Yield (log-probability, rank) of each id: natural logarithms; rank 1 is the token that the model found likeliest.
 
-    The text begins after model.encoder.start. Natural logarithms, float64. stride: None is the length of the context.
+    The text begins after model.encoder.start. stride: None is the length of the context.
     """
-    text = [model.encoder.start, *ids]  # token i of the text is text[i + 1], and follows text[: i + 1]
+    text = [model.encoder.start, *ids]  # ids[i] is text[i + 1] and follows text[: i + 1]
     for start, end, n_context in windows(len(ids), model.n_ctx, stride or model.n_ctx):
         yield from score_window(text[start + 1 - n_context : end], ids[start:end], model)
 
 
 def score_window(inputs, targets, model):
-    """The same of the last tokens of one window: `inputs` are the ids before each of them, and what comes before."""
-    cache = gpt2.kv_cache(model.params, model.n_head, len(inputs))
+    """Yield (log-probability, rank) of the targets of one window. inputs: the ids up to the last but one."""
+    cache = gpt2.make_kv_cache(model.params, model.n_head, len(inputs))
     n_context = len(inputs) - len(targets)
     if n_context:
         gpt2.gpt2(inputs[:n_context], **model.params, n_head=model.n_head, cache=cache, last_only=True)
-    for at in range(0, len(targets), PIECE):
-        piece, wanted = inputs[n_context:][at : at + PIECE], targets[at : at + PIECE]
-        logits = gpt2.gpt2(piece, **model.params, n_head=model.n_head, cache=cache)  # [n_piece, n_vocab]
-        for x, target in zip(logits.astype(np.float64), wanted, strict=True):
-            x -= x.max()
-            rank = np.count_nonzero(x > x[target]) + np.count_nonzero(x[:target] == x[target]) + 1
-            yield float(x[target] - np.log(np.exp(x).sum())), int(rank)
+    for start in range(0, len(targets), CHUNK):
+        chunk = inputs[n_context:][start : start + CHUNK]
+        logits = gpt2.gpt2(chunk, **model.params, n_head=model.n_head, cache=cache)  # [n_seq, n_vocab]
+        for row, target in zip(logits, targets[start : start + CHUNK], strict=True):
+            yield float(sampling.log_softmax(row)[target]), rank_of(target, row)
 
 
-def totals(logprobs, text):
-    """The sums and the averages: a dict, with the names of lm-evaluation-harness where it has one.
+def rank_of(token, logits):
+    """Return the rank of a token, from 1; equal logits rank the lowest id first."""
+    n_larger = np.count_nonzero(logits > logits[token])
+    n_equal_before = np.count_nonzero(logits[:token] == logits[token])
+    return int(n_larger + n_equal_before) + 1
 
-    >>> one = totals([math.log(0.25)] * 4, "a cat sat")
-    >>> one["token_perplexity"], one["n_words"], round(one["word_perplexity"], 4), one["n_bytes"]
+
+def totals(logprobs: list[float], text: str) -> dict:
+    """Return the sums and averages, under the names of lm-evaluation-harness if it has one.
+
+    >>> sums = totals([math.log(0.25)] * 4, "a cat sat")
+    >>> sums["token_perplexity"], sums["n_words"], round(sums["word_perplexity"], 4), sums["n_bytes"]
     (4.0, 3, 6.3496, 9)
     """
-    nll, n_words, n_bytes = -math.fsum(logprobs), len(re.split(r"\s+", text)), len(text.encode("utf-8", "replace"))
+    nll = -math.fsum(logprobs)
+    n_words = len(re.split(r"\s+", text))
+    n_bytes = len(text.encode("utf-8", "replace"))
     return {
         "n_tokens": len(logprobs),
         "n_words": n_words,
@@ -91,81 +112,95 @@ def totals(logprobs, text):
 
 
 def exp(x):
-    """e to the x, or None where no float is so large: a page without a space is one word."""
+    """Return e to the x, or None if it is too large for a float, as for a page without spaces, which is one word."""
     return math.exp(x) if x < 700 else None
 
 
-def definition(model, n_tokens, stride):
-    """How the text was cut, in words."""
-    start = f"after {screen.visible(model.encoder.decode_bytes([model.encoder.start]))}"
+def definition(model: Model, n_tokens: int, stride: int) -> str:
+    """Return in words how the text was cut into windows."""
+    start = f"after {name_of(model.encoder, model.encoder.start)}"
+    if n_tokens > model.n_ctx and stride != model.n_ctx:
+        cut = f"in windows of {model.n_ctx} tokens that move by {stride}, each scoring only its new tokens"
+        return f"{start}, {cut}; every token exactly once"
+    cut = f"in windows of {stride} tokens without overlap, the last extended back to full length"
     if n_tokens <= model.n_ctx:
         cut = "in one window"
-    elif stride == model.n_ctx:
-        cut = f"in windows of {stride} tokens that do not overlap, but for the last, which reaches back to fill its own"
-    else:
-        cut = f"in windows of {model.n_ctx} tokens that move on by {stride}, each scoring what the last did not"
-        return f"{start}, {cut}; every token exactly once"
-    return f"{start}, {cut}, every token exactly once, as lm-evaluation-harness does (loglikelihood_rolling)"
+    return f"{start}, {cut}, every token exactly once, as in lm-evaluation-harness (loglikelihood_rolling)"
 
 
-# ---- on the screen ---------------------------------------------------------------------------------------------
+# ---- in the terminal -------------------------------------------------------------------------------------------
 
 
-def shade(bits):
-    return next(code for limit, code, _ in SHADES if bits < limit)
+def shade(bits: float) -> str:
+    """Return the ANSI codes for a surprise."""
+    return next(codes for limit, codes, _ in SHADES if bits < limit)
 
 
-def coloured(ids, logprobs, encoder):
-    """The text with each token on a ground that is darker the less the model expected it."""
-    text, bits = "", 0.0
+def coloured(ids: list[int], logprobs: list[float], encoder) -> str:
+    """Return the text with a background behind each token that is darker for a larger surprise."""
+    text = ""
+    bits = 0.0
     for piece, logprob in zip(encoder.stream(ids), [*logprobs, 0.0], strict=False):
         bits -= logprob / math.log(2)
-        if piece:  # else it is a part of a character, which counts with the rest of it
-            lines = [screen.printable(line) for line in piece.split("\n")]
-            text += "\n".join(
-                screen.paint(line, shade(bits)) for line in [f"{line}⏎" for line in lines[:-1]] + lines[-1:]
-            )
+        if piece:  # otherwise the token is a part of a character, and its surprise is added to the next
+            text += paint_lines(piece, shade(bits))
             bits = 0.0
     return text
 
 
-def lines_of(scores, ids, model, text, n_rows, stride):
-    """The text, coloured, and its most surprising tokens; all tokens where there is no colour; the totals; how."""
-    width, logprobs = screen.width(), [logprob for logprob, _ in scores]
-    names = [screen.visible(model.encoder.decode_bytes([token])) for token in ids]
+def paint_lines(piece, codes):
+    """Return a piece of text, painted line by line, with ⏎ before each line end."""
+    *ended, last = (screen.printable(line) for line in piece.split("\n"))
+    return "\n".join(screen.paint(line, codes) for line in [*(f"{line}⏎" for line in ended), last])
+
+
+def render(
+    scores: list[tuple], ids: list[int], model: Model, text: str, n_rows: int | None, stride: int
+) -> Iterator[str]:
+    """Yield the lines of the view: the coloured text and its most surprising tokens, the totals, the definition.
+
+    Without colours, all tokens are listed instead of the text. n_rows: list the most surprising tokens only.
+    """
+    width = screen.width()
+    logprobs = [logprob for logprob, _ in scores]
+    names = [name_of(model.encoder, token) for token in ids]
+    by_surprise = np.argsort(logprobs, kind="stable")
     if screen.has_colour():
         yield from coloured(ids, logprobs, model.encoder).split("\n")
         yield ""
-        yield "bits of surprise: " + " ".join(screen.paint(f" {words} ", code) for _, code, words in SHADES)
+        yield "bits of surprise: " + " ".join(screen.paint(f" {words} ", codes) for _, codes, words in SHADES)
         yield ""
-        worst = np.argsort(logprobs, kind="stable")[: n_rows or 5]
-        yield from table(names, scores, worst, width)
+        listed = by_surprise[: n_rows or N_ROWS]
     else:
-        yield from table(names, scores, range(len(ids)) if n_rows is None else np.argsort(logprobs)[:n_rows], width)
+        listed = by_surprise[:n_rows] if n_rows else range(len(ids))
+    yield from table(names, scores, listed, width)
     yield ""
-    yield from screen.wrap(summary(totals(logprobs, text), scores), width)
-    yield from total_lines(totals(logprobs, text))
+    sums = totals(logprobs, text)
+    yield from screen.wrap(summary(sums, scores), width)
+    for line in total_lines(sums):
+        yield from screen.wrap(line, width)
     yield ""
     yield from screen.wrap(f"Scored with {model.name} {definition(model, len(ids), stride)}.", width)
 
 
-def table(names, scores, shown, width):
-    """A line a token: its place, the token, its log-probability, its surprise in bits, its rank, a bar of the bits."""
-    size = min(max(screen.cells(name) for name in ["token", *names]), 16)
-    yield screen.paint(f"place  {screen.pad('token', size)}  logprob   bits   rank", "dim")
+def table(names, scores, listed, width):
+    """Yield a line per token: position, token, log-probability, surprise in bits, rank, a bar of the surprise."""
+    size = min(max(screen.display_width(name) for name in ["token", *names]), MAX_TOKEN_WIDTH, width - OTHER_COLUMNS)
+    bar_width = min(width - size - OTHER_COLUMNS, MAX_BAR_WIDTH)
     largest = max(-logprob for logprob, _ in scores) or 1
-    for i in shown:
+    yield screen.paint(f"place  {screen.pad('token', size)}  logprob   bits   rank", "dim")
+    for i in listed:
         logprob, rank = scores[i]
-        bar = screen.paint(screen.bar(-logprob / largest, min(max(width - size - 34, 8), 60)), "cyan")
         bits = abs(logprob) / math.log(2)  # abs: 0.00, not -0.00
+        bar = screen.paint(screen.bar(-logprob / largest, bar_width), "cyan")
         yield f"{i + 1:5}  {screen.pad(names[i], size)}  {logprob:7.3f}  {bits:5.2f}  {rank:5}  {bar}".rstrip()
 
 
 def summary(sums, scores):
-    first = sum(rank == 1 for _, rank in scores)
+    n_first = sum(rank == 1 for _, rank in scores)
     return (
-        f"{sums['n_tokens']} tokens, {sums['n_words']} words, {sums['n_bytes']} bytes; the model's first guess was "
-        f"right for {first} tokens ({first / sums['n_tokens']:.0%})"
+        f"{sums['n_tokens']} tokens, {sums['n_words']} words, {sums['n_bytes']} bytes; {n_first} tokens "
+        f"({n_first / sums['n_tokens']:.0%}) were the model's likeliest"
     )
 
 
@@ -176,11 +211,20 @@ def total_lines(sums):
         yield f"{name.replace('_', ' '):23} {value:>14}"
 
 
-def as_json(scores, ids, model, text, stride):
-    """All of it as a dict."""
+# ---- as JSON ---------------------------------------------------------------------------------------------------
+
+
+def as_json(scores: list[tuple], ids: list[int], model: Model, text: str, stride: int) -> dict:
+    """Return the totals, the definition and every token as a dict."""
     tokens = [
-        {"id": token, "token": screen.visible(model.encoder.decode_bytes([token])), "logprob": logprob, "rank": rank}
+        {"id": token, "token": name_of(model.encoder, token), "logprob": logprob, "rank": rank}
         for token, (logprob, rank) in zip(ids, scores, strict=True)
     ]
-    how = {"definition": definition(model, len(ids), stride), "window": model.n_ctx, "stride": stride}
-    return {"model": model.name, **totals([logprob for logprob, _ in scores], text), **how, "tokens": tokens}
+    return {
+        "model": model.name,
+        **totals([logprob for logprob, _ in scores], text),
+        "definition": definition(model, len(ids), stride),
+        "window": model.n_ctx,
+        "stride": stride,
+        "tokens": tokens,
+    }

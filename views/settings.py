@@ -1,70 +1,44 @@
-"""Settings: one or several values for each knob, the grid that they span, and the sampler of each place in it."""
+"""Settings: one or several values of each sampling option, the grid that they span, a completion for each setting."""
 
 import itertools
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 import sampling
-from cli import flags
+from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS, Options
+from engine.completion import Completion
+from utils import Model
 
-NAMES = (*flags.STRATEGY_FLAGS, *sampling.PENALTIES)  # what a setting may set; bans and biases are the same for all
-
-
-def several(name, value):
-    """One value or several, as in 0.3,0.7,1.0; whether they can be is for `check` to say.
-
-    >>> several("temperature", (0.3, 0.7)), several("top_k", 50), several("preset", "chatbot,code_comments")
-    ((0.3, 0.7), (50,), ('chatbot', 'code_comments'))
-    """
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(","))
-    values = tuple(value) if isinstance(value, (list, tuple, set)) else (value,)
-    if not values:
-        raise ValueError(f"{name} is an empty list; give one value, or several with commas between them")
-    return values
+# ---- the grid --------------------------------------------------------------------------------------------------
 
 
-def grid(options):
-    """Every combination of the values given, the last knob changing fastest: a list of {knob: value}.
+def grid(options: Options) -> list[dict]:
+    """Return every combination of the values given, as {option: value}; the last option changes fastest.
 
-    >>> from types import SimpleNamespace
-    >>> asked = dict.fromkeys(NAMES) | {"temperature": (0.3, 0.7), "top_p": (0.9,)}
-    >>> grid(SimpleNamespace(**asked))
+    >>> from cli.flags import EXPLORE_FLAGS, check_each
+    >>> grid(check_each({"temperature": (0.3, 0.7), "top_p": 0.9}, EXPLORE_FLAGS))
     [{'temperature': 0.3, 'top_p': 0.9}, {'temperature': 0.7, 'top_p': 0.9}]
     """
-    values = sampling.given({name: getattr(options, name) for name in NAMES})
+    values = sampling.without_none({name: options.values[name] for name in VIEW_SETTINGS})
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def check(options):
-    """ValueError if one of the settings cannot be, in the words of the person who asked for it."""
-    for setting in options.settings:
-        sampling.make_sampler(**of(setting, flags.STRATEGY_FLAGS))
-        sampling.make_processor(**of(setting, sampling.PENALTIES), **bans(options))
+def check_grid(settings: list[dict], options: Options) -> None:
+    """Raise ValueError if one of the settings is invalid."""
+    for setting in settings:
+        new_sampler(setting)
+        new_logits_processor(setting, options)
 
 
-def of(setting, names):
-    return {name: value for name, value in setting.items() if name in names}
+def varying(settings: list[dict]) -> list[str]:
+    """Return the options that have several values in these settings; all options if there is only one setting."""
+    names = settings[0]
+    return [name for name in names if len({setting[name] for setting in settings}) > 1] or list(names)
 
 
-def bans(options):
-    return {"logit_bias": options.logit_bias, "banned_ids": options.banned_ids}
-
-
-def sampler_and_processor(model, setting, options, n_prompt):
-    """What chooses a token, new for each text, and what penalises before it, None if nothing does."""
-    penalties = of(setting, sampling.PENALTIES) | bans(options)
-    processor = sampling.make_processor(n_prompt, model.encoder.end_of_text, **penalties)
-    return sampling.make_sampler(**of(setting, flags.STRATEGY_FLAGS)), processor
-
-
-def random_numbers(options, i=0):
-    """The random numbers of sample `i`: those of gpt2.py, and the same for every setting."""
-    return np.random.default_rng([options.seed, 0, i])
-
-
-def label(setting):
-    """A setting in words.
+def label(setting: dict) -> str:
+    """Return a setting in words.
 
     >>> label({"temperature": 0.7, "top_p": 0.9}), label({"preset": "chatbot"}), label({})
     ('temperature = 0.7, top_p = 0.9', 'chatbot', '')
@@ -72,13 +46,58 @@ def label(setting):
     return ", ".join(value if isinstance(value, str) else f"{name} = {value:g}" for name, value in setting.items())
 
 
-def varying(settings):
-    """The names that have more than one value in these settings, or all if there is only one setting."""
-    names = settings[0]
-    return [name for name in names if len({setting[name] for setting in settings}) > 1] or list(names)
-
-
-def fixed(settings):
-    """What all of these settings have in common, in words, if there are several."""
+def label_of_fixed(settings: list[dict]) -> str:
+    """Return in words what several settings have in common; "" for one setting."""
     first = settings[0]
     return label({name: first[name] for name in first if name not in varying(settings)})
+
+
+def selected(setting: dict, names: Iterable[str]) -> dict:
+    return {name: value for name, value in setting.items() if name in names}
+
+
+# ---- a setting -> a completion ---------------------------------------------------------------------------------
+
+
+def new_sampler(setting: dict) -> Callable:
+    return sampling.make_sampler(**selected(setting, STRATEGY_FLAGS))
+
+
+def new_logits_processor(
+    setting: dict, options: Options, n_prompt: int = 0, end_of_text: int | None = None
+) -> Callable | None:
+    """Return the logits processor of a setting; biases and bans are those of the options, equal for all settings."""
+    return sampling.make_logits_processor(
+        n_prompt=n_prompt,
+        end_of_text=end_of_text,
+        logit_bias=options.logit_bias,
+        banned_ids=options.banned_ids,
+        **selected(setting, sampling.PENALTIES),
+    )
+
+
+def random_numbers(seed: int, i: int = 0) -> np.random.Generator:
+    """Return the generator of sample `i`: that of gpt2.py, and the same for every setting."""
+    return np.random.default_rng((seed, 0, i))
+
+
+def new_completion(
+    model: Model,
+    setting: dict,
+    options: Options,
+    n_prompt: int,
+    rng: np.random.Generator,
+    on_token: Callable,
+) -> Completion:
+    """Return an empty completion of a prompt of `n_prompt` ids. on_token: see Completion."""
+    return Completion(
+        new_sampler(setting),
+        rng,
+        new_logits_processor(setting, options, n_prompt, model.encoder.end_of_text),
+        stop_ids(model),
+        on_token=on_token,
+    )
+
+
+def stop_ids(model: Model) -> set[int]:
+    return {model.encoder.end_of_text} - {None}

@@ -1,111 +1,129 @@
-"""A grid of settings and the texts that each gives: same prompt, same seed, side by side.
+"""A grid of settings and the texts that each setting gives, for the same prompt and the same seed.
 
-The prompt is computed once for the whole grid: all its texts go on from there as one batch (gpt2.generate_samples).
-Each setting is measured by numbers that are cheap and common, and no substitute for reading:
+The prompt is computed once for the whole grid; all texts then continue as one batch (engine/batching.py).
+Each setting is measured by numbers that are simple and common, but do not replace reading:
 
-    distinct-n   different runs of n tokens / all of them, over the texts of a setting       Li et al. 2016
-    repeated     runs of four tokens that were in the text before / all of them              Welleck et al. 2020
-    log-prob     mean log-probability of a token under the model itself, whatever the setting, in nats
+    distinct-n   different sequences of n tokens / all, over the texts of a setting          Li et al. 2016
+    repeated     sequences of four tokens that occurred in the text before / all             Welleck et al. 2020
+    log-prob     mean log-probability of a token under the model itself, without the setting, in nats
 """
 
 import csv
 import io
 import json
 import re
+from collections.abc import Callable, Collection, Iterator
 
-import numpy as np
-
-import gpt2
 import sampling
+from cli.flags import Options
+from encoder import Encoder
+from engine.batching import generate_samples
+from engine.completion import Completion
+from utils import Model
 from views import screen, settings
 
 MEASURES = ("distinct_1", "distinct_2", "repeated", "logprob")
 MEANING = (
-    "distinct-n: different runs of n tokens / all, over the texts of a setting; repeated: runs of four tokens that the "
-    "text had before / all; log-prob: mean log-probability of a token under the model itself, in nats"
+    "distinct-n: different sequences of n tokens / all, over the texts of a setting; repeated: sequences of four "
+    "tokens that occurred in the text before / all; log-prob: mean log-probability of a token under the model itself, "
+    "in nats"
 )
 
 
 # ---- the texts -------------------------------------------------------------------------------------------------
 
 
-class Measured(sampling.Sample):
-    """A sample that notes what the model itself, before penalties and temperature, gave each of its tokens."""
+class LogprobObserver:
+    """An observer of a completion that records the log-probability of each token under the model itself.
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    That is the probability before penalties and temperature. stop_ids: ids that are not recorded.
+    Attribute: `logprobs`, one float per token.
+    """
+
+    def __init__(self, stop_ids: Collection[int] = ()):
+        self.stop_ids = stop_ids
         self.logprobs = []
 
-    def extend(self, logits, prompt):
-        super().extend(logits, prompt)
-        if self.ended != "eos":
-            x = sampling.scale(logits)
-            self.logprobs.append(float(x[self.ids[-1]] - np.log(np.exp(x).sum())))
+    def __call__(self, raw, processed, token):
+        if token not in self.stop_ids:
+            self.logprobs.append(float(sampling.log_softmax(raw)[token]))
 
 
-def cells(model, ids, options, watch=iter):
-    """The texts of every setting: a list of {"settings", "texts", "ended", and the measures}."""
-    stops = {model.encoder.end_of_text} - {None}
-    samples = [
-        [measured(model, setting, options, len(ids), i, stops) for i in range(options.num_samples)]
-        for setting in options.settings
+def run_grid(
+    model: Model, ids: list[int], grid: list[dict], options: Options, seed: int, watch: Callable = iter
+) -> list[dict]:
+    """Return a cell per setting: {"settings", the measures, "texts", "finish_reason"}.
+
+    watch: wraps the steps of the generation, for a progress bar.
+    """
+    completions = [
+        [new_completion(model, setting, options, len(ids), seed, i) for i in range(options.num_samples)]
+        for setting in grid
     ]
-    n, everyone = options.n_tokens_to_generate, [sample for cell in samples for sample in cell]
-    for _ in watch(gpt2.generate_samples(ids, model.params, model.n_head, n, everyone)):
+    together = [completion for cell in completions for completion in cell]
+    for _ in watch(generate_samples(ids, model.params, model.n_head, options.n_tokens_to_generate, together)):
         pass
-    return [cell(*pair, model.encoder) for pair in zip(options.settings, samples, strict=True)]
+    return [measure(setting, cell, model.encoder) for setting, cell in zip(grid, completions, strict=True)]
 
 
-def measured(model, setting, options, n_prompt, i, stops):
-    sampler, processor = settings.sampler_and_processor(model, setting, options, n_prompt)
-    return Measured(sampler, settings.random_numbers(options, i), processor, stops)
+def new_completion(model, setting, options, n_prompt, seed, i):
+    observer = LogprobObserver(settings.stop_ids(model))
+    rng = settings.random_numbers(seed, i)
+    return settings.new_completion(model, setting, options, n_prompt, rng, on_token=observer)
 
 
-def cell(setting, samples, encoder):
-    ids, logprobs = [sample.ids for sample in samples], [p for sample in samples for p in sample.logprobs]
+def measure(setting: dict, completions: list[Completion], encoder: Encoder) -> dict:
+    """Return the cell of a setting, whose completions have a LogprobObserver."""
+    ids = [completion.ids for completion in completions]
     return {
         "settings": setting,
         "distinct_1": distinct(ids, 1),
         "distinct_2": distinct(ids, 2),
         "repeated": mean([1 - distinct([one], 4) for one in ids if len(one) >= 4]),
-        "logprob": mean(logprobs),
+        "logprob": mean([p for completion in completions for p in completion.on_token.logprobs]),
         "texts": [encoder.decode(one) for one in ids],
-        "ended": [sample.ended for sample in samples],
+        "finish_reason": [completion.finish_reason for completion in completions],
     }
 
 
-def distinct(texts, n):
-    """Different runs of n tokens, as a part of all runs of n tokens in these texts; None if there is none.
+def distinct(texts: list[list[int]], n: int) -> float | None:
+    """Return the share of different sequences of n tokens among all in these texts; None if there are none.
 
     >>> distinct([[1, 2, 1, 2], [1, 2]], 1), distinct([[1, 2, 1, 2], [1, 2]], 2), distinct([[1]], 2)
     (0.3333333333333333, 0.5, None)
     """
-    runs = [tuple(ids[i : i + n]) for ids in texts for i in range(len(ids) - n + 1)]
-    return len(set(runs)) / len(runs) if runs else None
+    sequences = [tuple(ids[i : i + n]) for ids in texts for i in range(len(ids) - n + 1)]
+    return len(set(sequences)) / len(sequences) if sequences else None
 
 
-def mean(numbers):
+def mean(numbers: list[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-# ---- on the screen ---------------------------------------------------------------------------------------------
+# ---- in the terminal -------------------------------------------------------------------------------------------
 
 
-def lines_of(table, names, width):
-    """A line of settings and measures a cell, its texts below it."""
+def render(cells: list[dict], names: list[str], width: int) -> Iterator[str]:
+    """Yield a line per cell with its setting and measures, and its texts below it. names: the options of a setting."""
     headings = [*names, *(name.replace("_", "-").replace("logprob", "log-prob") for name in MEASURES)]
-    rows = [row_of(cell, names) for cell in table]
+    rows = [row_of(cell, names) for cell in cells]
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     yield screen.paint("  ".join(map(str.rjust, headings, sizes)), "dim")
-    for row, cell in zip(rows, table, strict=True):
+    for row, cell in zip(rows, cells, strict=True):
         yield screen.paint("  ".join(map(str.rjust, row, sizes)), "bold")
-        for i, text in enumerate(cell["texts"]):
-            mark = f"{i + 1:5} " if len(cell["texts"]) > 1 else "      "
-            for line in screen.wrap(screen.printable(text).replace("\\n", "⏎ ").strip(), width - len(mark)):
-                yield screen.paint(mark, "dim") + line
-                mark = " " * len(mark)
+        for i, text in enumerate(cell["texts"], start=1):
+            number = f"{i:5} " if len(cell["texts"]) > 1 else " " * 6
+            yield from render_text(text, number, width)
         yield ""
     yield from screen.wrap(MEANING, width)
+
+
+def render_text(text, number, width):
+    """Yield the lines of a text, the first with its number, the others indented."""
+    shown = screen.printable(text).replace("\\n", "⏎ ").strip()
+    for line in screen.wrap(shown, width - len(number)):
+        yield screen.paint(number, "dim") + line
+        number = " " * len(number)
 
 
 def row_of(cell, names):
@@ -120,36 +138,41 @@ def row_of(cell, names):
 # ---- in a file -------------------------------------------------------------------------------------------------
 
 
-def as_markdown(table, names, about):
-    """A table with a row a text."""
+def as_markdown(cells: list[dict], names: list[str], about: dict) -> str:
+    """Return a table with a row per text. about: "model", "prompt" and "seed"."""
     headings = [*names, *MEASURES, "text"]
-    lines = [f"{about['model']}: {escaped(about['prompt'])}", ""] if about else []
-    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    for cell in table:
+    lines = [
+        f"{about['model']}: {escape_markdown(about['prompt'])}",
+        "",
+        "| " + " | ".join(headings) + " |",
+        "|" + "---|" * len(headings),
+    ]
+    for cell in cells:
         for text in cell["texts"]:
-            lines.append("| " + " | ".join([*row_of(cell, names), escaped(text.strip())]) + " |")
+            lines.append("| " + " | ".join([*row_of(cell, names), escape_markdown(text.strip())]) + " |")
     return "\n".join([*lines, "", f"Seed {about['seed']}. {MEANING}.", ""])
 
 
-def escaped(text):
-    """Text that Markdown shows as it is."""
+def escape_markdown(text):
+    """Return text that Markdown shows literally."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", screen.printable(text, but="\n")).replace("\n", "<br>")
 
 
-def as_csv(table, names, about):
-    """A header and a row a text, as RFC 4180 has it; spreadsheets need the mark in front to read UTF-8."""
+def as_csv(cells: list[dict], names: list[str], about: dict) -> str:
+    """Return a header and a row per text, as in RFC 4180. Spreadsheets need the byte order mark to read UTF-8."""
     out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow([*names, "sample", *MEASURES, "ended", "text"])
-    for cell in table:
-        setting, measures = [cell["settings"][name] for name in names], [cell[name] for name in MEASURES]
-        for i, (text, ended) in enumerate(zip(cell["texts"], cell["ended"], strict=True)):
-            rows.writerow([*setting, i, *measures, ended, text])
+    writer = csv.writer(out)
+    writer.writerow([*names, "sample", *MEASURES, "finish_reason", "text"])
+    for cell in cells:
+        setting = [cell["settings"][name] for name in names]
+        measures = [cell[name] for name in MEASURES]
+        for i, (text, reason) in enumerate(zip(cell["texts"], cell["finish_reason"], strict=True)):
+            writer.writerow([*setting, i, *measures, reason, text])
     return "\ufeff" + out.getvalue()
 
 
-def as_json(table, names, about):
-    return json.dumps({**about, "measures": MEANING, "cells": table}, ensure_ascii=False, indent=1) + "\n"
+def as_json(cells: list[dict], names: list[str], about: dict) -> str:
+    return json.dumps({**about, "measures": MEANING, "cells": cells}, ensure_ascii=False, indent=1) + "\n"
 
 
 FORMATS = {".md": as_markdown, ".csv": as_csv, ".json": as_json}

@@ -1,54 +1,77 @@
-"""A model of nine words with fixed logits, small enough for a blackboard (explore.py --toy)."""
+"""A model with a vocabulary of nine words and fixed logits, for calculations by hand (explore.py --toy)."""
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from utils import Model
 
-# What may come after "every effort moves you", and the logits of each: Sebastian Raschka, "Build a Large Language
-# Model (From Scratch)", chapter 5.
-TOY = {"closer": 4.51, "every": 0.89, "effort": -1.90, "forward": 6.75, "inches": 1.63}
-TOY |= {"moves": -1.62, "pizza": -1.89, "toward": 6.28, "you": 1.79}
+# The words that may follow "every effort moves you", and their logits. Source: Sebastian Raschka, "Build a Large
+# Language Model (From Scratch)", chapter 5.
+TOY = {
+    "closer": 4.51,
+    "every": 0.89,
+    "effort": -1.90,
+    "forward": 6.75,
+    "inches": 1.63,
+    "moves": -1.62,
+    "pizza": -1.89,
+    "toward": 6.28,
+    "you": 1.79,
+}
 TOY_PROMPT = "every effort moves you"
+N_CTX = 1024
 
 
 class ToyEncoder:
-    """Words for tokens, with as much of an Encoder as the views ask for.
+    """The parts of an Encoder that the views use. Each word is a token.
 
     >>> ToyEncoder().encode("Every effort moves you"), ToyEncoder().decode([3, 7])
     ([1, 2, 5, 8], 'forward toward')
     """
 
-    end_of_text, start = None, list(TOY).index("you")
+    end_of_text = None
+    start = list(TOY).index("you")
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         words = text.lower().split()
         for word in words:
             if word not in TOY:
-                raise ValueError(f"the toy knows nine words, and {word!r} is none of them: {', '.join(TOY)}")
+                raise ValueError(f"{word!r} is not in the vocabulary of the toy model: {', '.join(TOY)}")
         return [list(TOY).index(word) for word in words]
 
-    def decode_bytes(self, ids):
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return self.decode(ids).encode()
 
-    def decode(self, ids):
+    def decode(self, ids: Iterable[int]) -> str:
         return " ".join(list(TOY)[i] for i in ids)
 
-    def stream(self, ids):
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
         return (list(TOY)[i] + " " for i in ids)
 
 
-def toy_model():
-    """A GPT-2 that gives TOY's logits whatever it reads: one wide, a block that adds nothing, a norm that says 1."""
+def toy_model() -> Model:
+    """Return a GPT-2 that gives the logits of TOY for every input.
 
-    def zeros(n_in, n_out):
-        return {"w": np.zeros((n_in, n_out), np.float32), "b": np.zeros(n_out, np.float32)}
-
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    block = {"ln_1": {"g": one, "b": zero}, "ln_2": {"g": one, "b": zero}}
-    block |= {
-        "attn": {"c_attn": zeros(1, 3), "c_proj": zeros(1, 1)},
-        "mlp": {"c_fc": zeros(1, 4), "c_proj": zeros(4, 1)},
+    Its residual stream has one number. Its block adds 0, and its last norm returns 1 (g is 0, b is 1), so that the
+    logits are the embedding.
+    """
+    one = np.ones(1, np.float32)
+    zero = np.zeros(1, np.float32)
+    block = {
+        "ln_1": {"g": one, "b": zero},
+        "attn": {"c_attn": zero_weights(1, 3), "c_proj": zero_weights(1, 1)},
+        "ln_2": {"g": one, "b": zero},
+        "mlp": {"c_fc": zero_weights(1, 4), "c_proj": zero_weights(4, 1)},
     }
-    wte = np.array([list(TOY.values())], np.float32).T  # [9, 1]: the output is the last norm, 1, times this
-    params = {"wte": wte, "wpe": np.zeros((1024, 1), np.float32), "blocks": [block], "ln_f": {"g": zero, "b": one}}
-    return Model("toy", ToyEncoder(), {"n_vocab": 9, "n_ctx": 1024, "n_head": 1}, params)
+    params = {
+        "wte": np.array([list(TOY.values())], np.float32).T,  # [n_vocab, 1]
+        "wpe": np.zeros((N_CTX, 1), np.float32),
+        "blocks": [block],
+        "ln_f": {"g": zero, "b": one},
+    }
+    return Model("toy", ToyEncoder(), {"n_vocab": len(TOY), "n_ctx": N_CTX, "n_head": 1}, params)
+
+
+def zero_weights(n_in, n_out):
+    return {"w": np.zeros((n_in, n_out), np.float32), "b": np.zeros(n_out, np.float32)}

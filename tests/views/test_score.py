@@ -1,4 +1,4 @@
-"""explore.py score: against transformers' own loss in lm-evaluation-harness's windows, and what is made of it."""
+"""explore.py score: compared with the loss of transformers in the windows of lm-evaluation-harness."""
 
 import json
 import math
@@ -8,22 +8,26 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_bundled import STORY
+from views_helpers import ROOT, stdout_of
 
 import gpt2_pico
 import sampling
-from views import command as view_command
+import utils
 from views import score, toy
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    options = view_command.check("score", {"model_size": "tiny", "models_dir": str(ROOT / "models")})
-    options.model = "tiny"
-    return view_command.load(options)
+    return utils.load("tiny", ROOT / "models", fast=True)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The same model with arrays as weights, for gpt2_pico."""
+    return utils.load("tiny", ROOT / "models")
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +38,15 @@ def golden():
 
 @pytest.fixture
 def scored(here):
-    """What `score` prints of a text, which must go well."""
-
-    def look(text, *args, **options):
-        code, out, err = here("score", text, *args, main=view_command.main, table=view_command.TABLE, **options)
-        assert (code, err) == (0, "")
-        return out
-
-    return look
+    """stdout of `score`, which must succeed without remarks."""
+    return lambda text, *args, **options: stdout_of(here, "score", text, *args, **options)
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "stride"), [("story", None), ("long", None), ("near", 128)])
-def test_every_token_costs_what_transformers_says(tiny, golden, name, stride):
+def test_every_log_probability_is_that_of_transformers(tiny, golden, name, stride):
     text = STORY if name == "story" else str(golden["text"])
     logprobs = np.array([logprob for logprob, _ in score.score(tiny.encoder.encode(text), tiny, stride)])
     np.testing.assert_allclose(logprobs, golden[f"{name}_logprobs"], rtol=0, atol=1e-4)
@@ -56,41 +54,42 @@ def test_every_token_costs_what_transformers_says(tiny, golden, name, stride):
 
 
 @given(st.integers(0, 100), st.integers(1, 20), st.data())
-def test_every_token_is_scored_exactly_once_and_sees_no_more_than_the_context(n_tokens, n_ctx, data):
+def test_every_token_is_scored_exactly_once_in_a_window_that_fills_the_context(n_tokens, n_ctx, data):
     stride = data.draw(st.integers(1, n_ctx))
-    scored, windows = [], list(score.windows(n_tokens, n_ctx, stride))
+    scored = []
+    windows = list(score.windows(n_tokens, n_ctx, stride))
     for start, end, n_context in windows:
         scored += range(start, end)
         assert n_context >= 1 and n_context + end - start - 1 <= n_ctx
-        assert n_context + end - start - 1 == min(end, n_ctx)  # no window reads less than it could
+        assert n_context + end - start - 1 == min(end, n_ctx)  # every window reads as much as it can
         assert n_context <= start + 1
     assert scored == list(range(n_tokens))
     assert all(end - start == stride for start, end, _ in windows[1:-1])
 
 
-def test_a_token_s_rank_is_its_place_among_all_tokens(tiny):
+def test_the_rank_of_a_token_is_its_position_among_all_tokens(tiny, plain):
     ids = tiny.encoder.encode(STORY)[:20]
-    logits = gpt2_pico.gpt2([tiny.encoder.start, *ids[:-1]], **tiny.params, n_head=tiny.n_head)
+    logits = gpt2_pico.gpt2([tiny.encoder.start, *ids[:-1]], **plain.params, n_head=plain.n_head)
     expected = [
         int(np.argsort(-x, kind="stable").tolist().index(token)) + 1 for x, token in zip(logits, ids, strict=True)
     ]
     assert [rank for _, rank in score.score(ids, tiny)] == expected
 
 
-def test_of_equal_tokens_the_lowest_id_has_the_first_rank():
+def test_equally_likely_tokens_rank_the_lowest_id_first():
     model = toy.toy_model()
     flat = replace(model, params=model.params | {"wte": model.params["wte"] * 0})
     assert [rank for _, rank in score.score([0, 4, 8], flat)] == [1, 5, 9]
 
 
-def test_the_pieces_in_which_a_window_is_computed_change_nothing(tiny, monkeypatch):
+def test_the_size_of_the_chunks_of_a_window_changes_nothing(tiny, monkeypatch):
     ids = tiny.encoder.encode(STORY)
     whole = [logprob for logprob, _ in score.score(ids, tiny)]
-    monkeypatch.setattr(score, "PIECE", 7)
+    monkeypatch.setattr(score, "CHUNK", 7)
     np.testing.assert_allclose([logprob for logprob, _ in score.score(ids, tiny)], whole, rtol=0, atol=1e-4)
 
 
-def test_two_words_of_the_toy_have_the_perplexity_that_paper_and_pencil_give(scored):
+def test_two_words_of_the_toy_have_the_perplexity_computed_by_hand(scored):
     found = json.loads(scored("forward toward", "--toy", "--json"))
     nll = 0.558406 + 1.028406
     assert found["nll"] == pytest.approx(nll, abs=1e-5)
@@ -104,40 +103,39 @@ def test_two_words_of_the_toy_have_the_perplexity_that_paper_and_pencil_give(sco
 @pytest.mark.parametrize(
     ("text", "n_words", "n_bytes"), [("a  b\nc", 3, 6), ("你好", 1, 6), (" a", 2, 2), ("a\ud800", 1, 2)]
 )
-def test_words_are_what_white_space_parts_and_bytes_are_utf_8(text, n_words, n_bytes):
+def test_words_are_separated_by_white_space_and_bytes_are_utf_8(text, n_words, n_bytes):
     sums = score.totals([-1.0], text)
     assert (sums["n_words"], sums["n_bytes"]) == (n_words, n_bytes)
 
 
-def test_a_page_without_a_space_has_no_word_perplexity_and_does_not_crash(scored):
+def test_a_long_text_without_spaces_has_no_word_perplexity(scored):
     text = "你好" * 100
     found = json.loads(scored(text, "--model_size", "tiny", "--json"), parse_constant=pytest.fail)
     assert found["word_perplexity"] is None and found["nll"] > 1000 and found["bits_per_byte"] > 0
     assert re.search(r"word perplexity +too large", scored(text, "--model_size", "tiny"))
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------
+# ---- the output ------------------------------------------------------------------------------------------------
 
 
-def test_the_output_says_what_was_measured(scored, golden):
-    assert "as lm-evaluation-harness does" in scored(STORY, "--model_size", "tiny")
+def test_the_output_defines_the_measurement(scored, golden):
+    assert "as in lm-evaluation-harness" in scored(STORY, "--model_size", "tiny")
     text = str(golden["text"])
     out = " ".join(scored(text, "--model_size", "tiny").split())
-    assert (
-        "after <|endoftext|>, in windows of 512 tokens that do not overlap" in out and "as lm-evaluation-harness" in out
-    )
+    assert "after <|endoftext|>, in windows of 512 tokens without overlap" in out
+    assert "as in lm-evaluation-harness" in out
     out = " ".join(scored(text, "--model_size", "tiny", "--stride", "256", "--rows", "1").split())
-    assert "windows of 512 tokens that move on by 256" in out and "as lm-evaluation-harness" not in out
+    assert "windows of 512 tokens that move by 256" in out and "as in lm-evaluation-harness" not in out
 
 
-def test_a_file_and_a_pipe_are_scored_as_what_is_typed(scored, tmp_path):
+def test_a_text_from_a_file_or_a_pipe_has_the_same_score(scored, tmp_path):
     (tmp_path / "a.txt").write_text(f"{STORY}\n", encoding="utf-8")
     typed = scored(STORY, "--model_size", "tiny")
     assert scored(f"FILE:{tmp_path}/a.txt", "--model_size", "tiny") == typed
     assert scored("-", "--model_size", "tiny", piped=STORY.encode()) == typed
 
 
-def test_through_a_pipe_every_token_has_a_line(scored, tiny):
+def test_without_colours_every_token_has_a_line(scored, tiny):
     lines = scored(STORY, "--model_size", "tiny").splitlines()
     ids = tiny.encoder.encode(STORY)
     assert [line.split()[0] for line in lines[1 : len(ids) + 1]] == [str(i + 1) for i in range(len(ids))]
@@ -148,7 +146,7 @@ def test_through_a_pipe_every_token_has_a_line(scored, tiny):
 
 
 @pytest.mark.parametrize("text", [STORY, "Hi\n\n你好 🤗!\tA  dog ", "\n", "x\x1b[2Jy"])
-def test_the_coloured_text_is_the_text(scored, monkeypatch, text):
+def test_the_coloured_text_is_the_text_but_for_colours(scored, monkeypatch, text):
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = scored(text, "--model_size", "tiny")
     plain = re.sub(r"\x1b\[[\d;]*m", "", out)
@@ -157,7 +155,7 @@ def test_the_coloured_text_is_the_text(scored, monkeypatch, text):
     assert "\x1b[2J" not in out
 
 
-def test_the_less_a_token_was_expected_the_darker_its_ground(monkeypatch):
+def test_a_larger_surprise_has_a_darker_background(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     codes = [score.shade(bits) for bits in (0.99, 2.99, 5.99, 9.99, 10)]
     assert codes == [score.shade(bits) for bits in (0, 1, 3, 6, 1000)] == [code for _, code, _ in score.SHADES]
@@ -166,30 +164,30 @@ def test_the_less_a_token_was_expected_the_darker_its_ground(monkeypatch):
     assert text == f"\x1b[{score.SHADES[-1][1]}mpizza \x1b[0mforward "
 
 
-def test_the_parts_of_a_character_are_coloured_together(monkeypatch, tiny):
+def test_the_tokens_of_one_character_are_coloured_together(monkeypatch, tiny):
     monkeypatch.setenv("FORCE_COLOR", "1")
     ids = tiny.encoder.encode("你")
     assert len(ids) == 3
     assert score.coloured(ids, [-1.0, -1.0, -0.2], tiny.encoder) == f"\x1b[{score.shade(2.2 / math.log(2))}m你\x1b[0m"
 
 
-def test_json_has_every_token_and_adds_up(scored):
+def test_the_json_has_every_token_and_their_sum(scored):
     found = json.loads(scored(STORY, "--model_size", "tiny", "--json"))
     assert found["nll"] == pytest.approx(-sum(token["logprob"] for token in found["tokens"]))
     assert found["n_tokens"] == len(found["tokens"])
     assert (found["model"], found["window"], found["stride"]) == ("tiny", 512, 512)
 
 
-def test_a_vocabulary_without_an_end_of_text_begins_with_a_new_line_and_says_so(tiny):
+def test_a_text_in_a_vocabulary_without_end_of_text_begins_after_a_newline(tiny):
     from encoder import CharacterEncoder
 
     letters = SimpleNamespace(encoder=CharacterEncoder({"\n": 0, "a": 1}), n_ctx=8)
     assert "after \\n, in one window" in score.definition(letters, 3, 8)
 
 
-def test_the_probabilities_of_a_place_add_up_to_one(tiny):
+def test_the_log_probabilities_are_those_of_a_distribution(tiny, plain):
     start = [tiny.encoder.start]
-    x = sampling.scale(gpt2_pico.gpt2(start, **tiny.params, n_head=tiny.n_head)[-1])
+    x = sampling.shifted_logits(gpt2_pico.gpt2(start, **plain.params, n_head=plain.n_head)[-1])
     some = [next(score.score([token], tiny))[0] for token in range(0, tiny.n_vocab, 97)]
     expected = (x - np.log(np.exp(x).sum()))[::97]
     np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4)

@@ -1,7 +1,6 @@
-"""explore.py plot: what is in a picture, not its pixels: bars as high as probabilities, every word, all of it."""
+"""explore.py plot: the content of a picture, not its pixels: the heights of the bars, the names of all tokens."""
 
 import itertools
-import json
 import re
 import shlex
 import sys
@@ -9,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from views_helpers import ROOT, records_of, run_explore, stdout_of
 
 import utils
-from views import command as view_command
 from views import plot, screen, toy
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -37,7 +35,7 @@ AWKWARD = [
 
 @pytest.fixture
 def run(here):
-    return lambda *args, **options: here("plot", *args, main=view_command.main, table=view_command.TABLE, **options)
+    return lambda *args, **options: run_explore(here, "plot", *args, **options)
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def figures(monkeypatch):
 
 @pytest.fixture
 def pictured(run, figures, tmp_path):
-    """The axes of the picture that a command makes."""
+    """The axes of the picture that a command draws."""
 
     def look(*args):
         code, out, err = run(*args, "--output", tmp_path / "a.png")
@@ -69,14 +67,14 @@ def legend(axes):
 
 
 def crosses(axes):
-    """Where the crosses are: for each, the place on the x axis."""
+    """Return the position of each cross on the x axis."""
     return sorted(x for line in axes.lines if line.get_label() == "removed" for x in line.get_xdata())
 
 
 # ---- bars ------------------------------------------------------------------------------------------------------
 
 
-def test_the_bars_of_the_book_are_as_high_as_the_probabilities(pictured):
+def test_the_heights_of_the_bars_are_the_probabilities(pictured):
     axes = pictured("--toy", "--temperature", "1,0.1,5")
     np.testing.assert_allclose(heights(axes), [AT[1], AT[0.1], AT[5]], rtol=0, atol=1e-6)
     assert [label.get_text() for label in axes.get_xticklabels()] == WORDS
@@ -87,7 +85,7 @@ def test_the_bars_of_the_book_are_as_high_as_the_probabilities(pictured):
     assert crosses(axes) == []
 
 
-def test_the_bars_of_a_word_stand_side_by_side_over_its_name(pictured):
+def test_the_bars_of_a_token_are_side_by_side_and_centered_over_its_name(pictured):
     axes = pictured("--toy", "--temperature", "1,0.1,5")
     for place in range(9):
         edges = [(bars[place].get_x(), bars[place].get_x() + bars[place].get_width()) for bars in axes.containers]
@@ -107,7 +105,7 @@ def test_the_bars_of_a_word_stand_side_by_side_over_its_name(pictured):
         (["--strategy", "greedy,top_p"], ["greedy", "top_p"], [{3}, {3, 7}]),
     ],
 )
-def test_what_a_filter_removes_has_a_cross_and_no_bar(pictured, args, labels, kept):
+def test_a_removed_token_has_a_cross_and_no_bar(pictured, args, labels, kept):
     axes = pictured("--toy", *args)
     shown = [{i for i, height in enumerate(row) if height > 0} for row in heights(axes)]
     assert shown == kept
@@ -120,7 +118,7 @@ def test_what_a_filter_removes_has_a_cross_and_no_bar(pictured, args, labels, ke
     assert own == pytest.approx(AT[1], abs=1e-6)
 
 
-def test_of_a_large_vocabulary_the_likeliest_tokens_are_shown_and_all_that_are_kept_are_counted(pictured):
+def test_a_large_vocabulary_shows_the_likeliest_tokens_and_counts_all_that_remain(pictured):
     axes = pictured("Once upon a time there was a", "--model_size", "tiny", "--top_k", "0,3,40", "--rows", "7")
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert len(names) == 7 and names[0] == "␣little"
@@ -129,17 +127,17 @@ def test_of_a_large_vocabulary_the_likeliest_tokens_are_shown_and_all_that_are_k
     assert len(crosses(axes)) == 4
 
 
-def test_what_all_settings_have_in_common_is_in_the_title(pictured):
+def test_the_options_with_one_value_are_in_the_title(pictured):
     assert pictured("--toy", "--temperature", "2", "--top_p", "0.5,0.9").get_title().endswith("…  (temperature = 2)")
 
 
-def test_without_a_setting_the_bars_are_the_model_s_own(pictured):
+def test_without_a_setting_the_bars_show_the_model_s_own_distribution(pictured):
     axes = pictured("--toy")
     np.testing.assert_allclose(heights(axes), [AT[1]], rtol=0, atol=1e-6)
     assert legend(axes) == ["the model's own"]
 
 
-def test_the_bars_can_be_told_apart_without_colour(pictured):
+def test_the_bars_differ_in_lightness_and_hatching(pictured):
     axes = pictured("--toy", "--temperature", "0.1,0.5,0.7,1,1.5,2,3,5")
     colours = [bars[0].get_facecolor()[:3] for bars in axes.containers]
     lightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in colours]
@@ -151,7 +149,7 @@ def test_the_bars_can_be_told_apart_without_colour(pictured):
 
 
 def awkward_series(n):
-    return [{"label": "top_k = 1", "probabilities": [0.5] * n, "removed_by": [None] * n, "keeps": None}]
+    return [plot.Series(label="top_k = 1", probabilities=[0.5] * n, removed_by=[None] * n, keeps=None)]
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
@@ -159,7 +157,7 @@ def test_any_token_can_be_drawn(tmp_path, kind):
     names = [screen.visible(token) for token in AWKWARD]
     figure = plot.bars(names, [0.1] * len(names), awkward_series(len(names)), "".join(names[-6:]) + "$")
     with open(tmp_path / f"a.{kind}", "wb") as file:
-        plot.save(figure, file, f"a.{kind}")  # a warning, of a glyph that is missing say, is an error here
+        plot.save(figure, file, f"a.{kind}")  # a warning, as of a missing glyph, is an error here
     start = (tmp_path / f"a.{kind}").read_bytes()[:5]
     assert start == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[kind]
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -171,12 +169,12 @@ def test_any_token_can_be_drawn(tmp_path, kind):
     )
 
 
-def test_a_font_that_has_the_character_is_used_where_there_is_one(monkeypatch):
+def test_a_character_is_escaped_unless_an_installed_font_has_it(monkeypatch):
     with plot.style():
         assert plot.drawable("a🄫é") == "a🄫é" or plot.drawable("a🄫é") == "a\\U0001f12bé"
         escaped = plot.drawable("\u1d7ca\u2a3f\ue000")
     assert escaped.endswith("\\ue000")
-    lacking = next(chr(c) for c in range(0xE000, 0xE400) if in_stix(chr(c)))  # in STIX, and not in DejaVu Sans
+    lacking = next(chr(c) for c in range(0xE000, 0xE400) if in_stix(chr(c)))  # in STIX but not in DejaVu Sans
     with plot.style():
         assert plot.drawable(lacking).startswith("\\u")
     monkeypatch.setattr(plot, "FONTS", (("No Such Font", "STIXNonUnicode"),))
@@ -193,7 +191,7 @@ def in_stix(character):
 @pytest.mark.parametrize(
     "args", [["--top_k", "1,2,3"], ["--heatmap", "--steps", "3", "--temperature", "5", "--seed", "1"]]
 )
-def test_nothing_touches_the_edge_of_the_picture(run, tmp_path, args):
+def test_the_edge_of_the_picture_is_white(run, tmp_path, args):
     prompt = "every effort " * 30
     assert run(prompt, "--toy", *args, "--output", tmp_path / "a.png")[0] == 0
     image = matplotlib.image.imread(tmp_path / "a.png")[..., :3]
@@ -203,18 +201,18 @@ def test_nothing_touches_the_edge_of_the_picture(run, tmp_path, args):
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_the_same_command_makes_the_same_file(run, tmp_path, kind):
+def test_the_same_command_writes_the_same_file(run, tmp_path, kind):
     for name in ("a", "b"):
         assert run("--toy", "--top_p", "0.5,1", "--output", tmp_path / f"{name}.{kind}")[0] == 0
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
-def test_the_user_s_own_style_does_not_get_in_the_way(run, tmp_path):
+def test_the_user_s_own_style_has_no_effect(run, tmp_path):
     with matplotlib.rc_context({"text.usetex": True, "font.family": "No Such Font"}):
         assert run("--toy", "--output", tmp_path / "a.PNG") == (0, "", "")
 
 
-def test_a_picture_that_cannot_be_finished_leaves_the_old_one(run, tmp_path, monkeypatch):
+def test_a_picture_that_cannot_be_completed_leaves_the_old_file(run, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"old")
 
     def fail(figure, file, name):
@@ -228,30 +226,29 @@ def test_a_picture_that_cannot_be_finished_leaves_the_old_one(run, tmp_path, mon
 
 # ---- heat map --------------------------------------------------------------------------------------------------
 
-WALK = ("Once upon a time", "--model_size=tiny", "--temperature=3", "--top_k=30", "--seed=2", "--steps=5")
+STEPS = ("Once upon a time", "--model_size=tiny", "--temperature=3", "--top_k=30", "--seed=2", "--steps=5")
 
 
-def test_a_heat_map_has_the_probabilities_the_names_and_a_frame_around_what_was_chosen(here, pictured):
-    axes = pictured(*WALK, "--heatmap")
-    _, out, _ = here("next", *WALK, "--json", main=view_command.main, table=view_command.TABLE)
-    notes = [json.loads(line) for line in out.splitlines()]
+def test_a_heat_map_has_the_probabilities_the_names_and_a_frame_around_the_chosen_tokens(here, pictured):
+    axes = pictured(*STEPS, "--heatmap")
+    records = records_of(here, *STEPS)
     grid = axes.images[0].get_array().filled(np.nan)
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     frames = {tuple(np.round(box.get_center()).astype(int)) for box in axes.patches if box.get_linewidth() == 2}
-    assert any(note["tokens"][-1]["rank"] > 5 for note in notes)  # a row below the first five, or the seed is unlucky
-    for column, note in enumerate(notes):
-        for row, token in enumerate(note["tokens"]):
+    assert any(record["tokens"][-1]["rank"] > 5 for record in records)  # else choose another seed
+    for column, record in enumerate(records):
+        for row, token in enumerate(record["tokens"]):
             assert grid[row, column] == pytest.approx(token["probability"])
             assert texts[column, row - 0.15] == token["token"]
-            assert ((column, row) in frames) == (token["id"] == note["draw"]["id"])
-        assert np.isnan(grid[len(note["tokens"]) :, column]).all()
-    assert [label.get_text() for label in axes.get_xticklabels()] == [note["draw"]["token"] for note in notes]
+            assert ((column, row) in frames) == (token["id"] == record["draw"]["id"])
+        assert np.isnan(grid[len(record["tokens"]) :, column]).all()
+    assert [label.get_text() for label in axes.get_xticklabels()] == [record["draw"]["token"] for record in records]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2", "3", "4", "5", "below"]
     assert "temperature = 3, top_k = 30, seed 2" in axes.get_xlabel()
     assert axes.figure.axes[1].get_ylabel() == "the model's own probability"
 
 
-def test_what_a_filter_removed_is_hatched_in_a_heat_map(pictured):
+def test_a_removed_token_is_hatched_in_a_heat_map(pictured):
     axes = pictured("--toy", "--heatmap", "--top_k", "2", "--steps", "2", "--seed", "1")
     hatched = sorted(tuple(np.round(box.get_center()).astype(int)) for box in axes.patches if box.get_hatch())
     assert hatched == [(column, row) for column in range(2) for row in (2, 3, 4)]
@@ -260,18 +257,18 @@ def test_what_a_filter_removed_is_hatched_in_a_heat_map(pictured):
 # ---- without matplotlib ----------------------------------------------------------------------------------------
 
 
-def test_without_matplotlib_there_is_a_sentence_before_a_model_is_loaded_and_bars_in_the_terminal(run, monkeypatch):
+def test_without_matplotlib_a_picture_fails_before_a_model_is_loaded_and_bars_appear_in_the_terminal(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    load = utils.load_encoder_hparams_and_params
-    monkeypatch.setattr(utils, "load_encoder_hparams_and_params", None)
+    load = utils.load
+    monkeypatch.setattr(utils, "load", None)
     code, out, err = run("x", "--output", "a.png")
     assert (code, out, err.count("\n")) == (1, "", 1) and "pip install matplotlib" in err
-    monkeypatch.setattr(utils, "load_encoder_hparams_and_params", load)
+    monkeypatch.setattr(utils, "load", load)
     code, out, err = run("Once upon a time", "--model_size", "tiny", "--top_k", "1,5")
     assert (code, err) == (0, "") and "█" in out
 
 
-def test_the_bars_in_the_terminal_say_the_same_as_the_picture(run):
+def test_the_bars_in_the_terminal_agree_with_the_picture(run):
     _, out, _ = run("--toy", "--top_k", "3,0")
     lines = [line.split() for line in out.splitlines() if "top_k" in line]
     assert len(lines) == 18
@@ -282,18 +279,18 @@ def test_the_bars_in_the_terminal_say_the_same_as_the_picture(run):
     assert lengths["forward"] > lengths["toward"] > lengths["closer"]
 
 
-def test_a_picture_needs_no_screen_and_says_nothing(run, tmp_path, monkeypatch):
+def test_a_picture_needs_no_display_and_prints_nothing(run, tmp_path, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     assert run("--toy", "--output", tmp_path / "a.svg") == (0, "", "")
-    assert "pyplot" not in Path(plot.__file__).read_text(encoding="utf-8")  # which looks for a screen
+    assert "pyplot" not in Path(plot.__file__).read_text(encoding="utf-8")  # which needs a display
 
 
-def test_the_pictures_of_the_documentation_are_there_and_their_commands_make_such_pictures(here, tmp_path):
-    commands = re.findall(r"^python explore\.py (.*) --output docs/(\S+)$", (ROOT / "docs/README.md").read_text(), re.M)
+def test_the_commands_of_the_documentation_draw_its_pictures(here, tmp_path):
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    commands = re.findall(r"^python explore\.py (.*) --output docs/(\S+)$", pages, re.M)
     assert sorted(name for _, name in commands) == sorted(path.name for path in (ROOT / "docs").glob("*.png"))
     for words, name in commands:
-        output = ("--output", tmp_path / name)
-        assert here(*shlex.split(words), *output, main=view_command.main, table=view_command.TABLE) == (0, "", "")
+        assert stdout_of(here, *shlex.split(words), "--output", tmp_path / name) == ""
         made, kept = (matplotlib.image.imread(folder / name) for folder in (tmp_path, ROOT / "docs"))
-        assert made.shape == pytest.approx(kept.shape, rel=0.05)  # fonts may differ by a little
+        assert made.shape == pytest.approx(kept.shape, rel=0.05)  # installed fonts may differ
         assert made.mean() == pytest.approx(kept.mean(), abs=0.02)

@@ -1,0 +1,209 @@
+"""The output of a batch run: each row exactly once, whatever ended the run before."""
+
+import os
+from functools import partial
+
+import pytest
+from batch_runs import PROMPTS, read_records, run_batch, texts, write_prompts
+
+from runner import local
+from runner.records import Records
+
+
+@pytest.fixture
+def run(here):
+    return partial(run_batch, here)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_prompts(tmp_path / "prompts.jsonl", PROMPTS), tmp_path / "out.jsonl"
+
+
+def test_a_finished_run_is_recognized_without_loading_the_model(run, files, monkeypatch):
+    prompts, out = files
+    assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
+    before = out.read_bytes()
+    monkeypatch.setattr(local.utils, "load", None)
+    assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
+    assert out.read_bytes() == before
+
+
+FIRST_VERSION = """\
+{"row": 0, "id": 7, "index": 0, "prompt": "The sun", "text": " was shining brightly", "finish_reason": "length", \
+"seed": 5, "model": "tiny", "settings": {"n_tokens_to_generate": 4, "top_p": 0.9, "temperature": 0.7, \
+"strategy": "top_p", "stop": ["."], "seed": 5}, "usage": {"prompt_tokens": 2, "completion_tokens": 4}, \
+"timings": {"first_token_seconds": 0.04357, "seconds": 0.053738, "tokens_per_second": 74.436}}
+{"row": 1, "index": 0, "prompt": "A", "text": " day, a little", "finish_reason": "length", \
+"seed": 3, "model": "tiny", "settings": {"n_tokens_to_generate": 4, "top_p": 0.9, "strategy": "top_p"}, \
+"usage": {"prompt_tokens": 1, "completion_tokens": 4}, \
+"timings": {"first_token_seconds": 0.043485, "seconds": 0.053853, "tokens_per_second": 74.276}}
+"""
+
+
+def test_records_of_the_first_version_are_finished_rows_and_have_the_same_texts(run, tmp_path):
+    rows = [{"prompt": "The sun", "id": 7, "seed": 5, "temperature": 0.7, "stop": "."}, {"prompt": "A"}]
+    prompts = write_prompts(tmp_path / "prompts.jsonl", rows)
+    old = tmp_path / "old.jsonl"
+    old.write_text(FIRST_VERSION, encoding="utf-8")
+    args = ("-n", "4", "--strategy", "top_p")
+    assert run(prompts, "--output", old, *args) == (0, "", "")
+    assert old.read_text(encoding="utf-8") == FIRST_VERSION
+    new = tmp_path / "new.jsonl"
+    assert run(prompts, "--output", new, "--seed", "3", *args) == (0, "", "")
+    timings = {"timings": None}
+    assert [record | timings for record in read_records(new)] == [record | timings for record in read_records(old)]
+
+
+@pytest.mark.parametrize("incomplete", [b"", b'{"row": 4, "index": 0, "pro', b'{"row": 3'])
+@pytest.mark.parametrize("n_samples", [1, 2])
+def test_a_run_continues_where_it_was_stopped_with_its_seed(run, files, incomplete, n_samples):
+    prompts, out = files
+    args = (prompts, "--output", out, "--temperature", "1", "-n", "8", "--num_samples", n_samples)
+    run(*args)
+    whole = read_records(out)
+    lines = out.read_bytes().splitlines(keepends=True)
+    for kept in range(n_samples, len(lines)):  # at least one row, which has the seed
+        out.write_bytes(b"".join(lines[:kept]) + incomplete)
+        assert run(*args) == (0, "", "")
+        assert texts(read_records(out)).keys() == texts(whole).keys() and len(read_records(out)) == len(whole)
+        assert {record["seed"] for record in read_records(out)} == {whole[0]["seed"]}
+        assert out.read_bytes().startswith(b"".join(lines[: kept // n_samples * n_samples]))
+
+
+def test_only_failed_rows_are_retried(run, tmp_path):
+    prompts = write_prompts(tmp_path / "prompts.jsonl", ["One", {"prompt": 5}, "Two", {"prompt": 6}, "Three"])
+    out = tmp_path / "out.jsonl"
+    args = (prompts, "--output", out, "--temperature", "1", "-n", "4", "--batch_size", "1")
+    assert run(*args)[0] == 1
+    first = texts(record for record in read_records(out) if "error" not in record)
+    write_prompts(prompts, ["One", "Fixed", "Two", {"prompt": 6}, "Three"])
+    code, _, err = run(*args)
+    assert (code, err.split(";")[0]) == (1, "Error: 1 of 5 rows failed")
+    records = read_records(out)
+    assert sorted(record["row"] for record in records) == [0, 1, 2, 3, 4]
+    second = texts(record for record in records if "error" not in record)
+    assert {row: second[row] for row in first} == first and (1, 0) in second
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--temperature", "0.5"], "row 0 of {out} was made with temperature 1, now it is 0.5"),
+        (["--top_k", "5"], "with top_k not given, now it is 5"),
+        (["--seed", "4"], "with seed 3, now it is 4"),
+        (["-n", "9"], "with n_tokens_to_generate 4, now it is 9"),
+        (["--num_samples", "2"], "with num_samples not given, now it is 2"),
+        (["--echo"], "with echo not given, now it is true"),
+        (["--logprobs", "1"], "with logprobs not given, now it is 1"),
+        (["--stop", "x"], 'with stop not given, now it is ["x"]'),
+    ],
+)
+def test_an_option_that_differs_from_the_earlier_run_is_named_in_the_error(run, files, monkeypatch, change, message):
+    prompts, out = files
+    args = ["--temperature", "1", "--seed", "3", "-n", "4"]
+    run(prompts, "--output", out, *args)
+    before = out.read_bytes()
+    out.write_bytes(before[: before.index(b"\n") + 1])  # one row; the others are still to be done
+    monkeypatch.setattr(local.utils, "load", None)
+    kept = [word for i in (0, 2, 4) if args[i] != change[0] for word in args[i : i + 2]]
+    code, _, err = run(prompts, "--output", out, *kept, *change)
+    assert code == 2
+    assert message.format(out=repr(str(out))) in err
+    assert "start again with --overwrite" in err
+
+
+def test_another_prompt_in_a_finished_row_is_an_error_and_overwrite_starts_again(run, files):
+    prompts, out = files
+    run(prompts, "--output", out, "-n", "4")
+    write_prompts(prompts, ["Another", *PROMPTS[1:]])
+    code, _, err = run(prompts, "--output", out, "-n", "4")
+    assert code == 2 and 'with prompt "Once upon a time", now it is "Another"' in err
+    assert run(prompts, "--output", out, "-n", "3", "--overwrite") == (0, "", "")
+    assert {record["usage"]["completion_tokens"] for record in read_records(out)} == {3}
+    assert len(read_records(out)) == len(PROMPTS)
+
+
+def test_a_second_run_on_the_same_output_is_an_error(run, files):
+    prompts, out = files
+    records = Records(out)
+    code, _, err = run(prompts, "--output", out)
+    records.close()
+    assert code == 2 and "another run is writing to" in err
+
+
+def test_records_can_be_opened_while_another_error_is_handled(files):
+    _, out = files
+    try:
+        raise KeyError("unrelated")
+    except KeyError:
+        records = Records(out)
+    records.write([{"row": 0, "error": "x"}])
+    records.close()
+    assert read_records(out) == [{"row": 0, "error": "x"}]
+
+
+def test_an_incomplete_line_before_the_last_is_an_error(run, files):
+    prompts, out = files
+    run(prompts, "--output", out, "-n", "4")
+    first, second, *rest = out.read_bytes().splitlines(keepends=True)
+    damaged = first + second[:30] + b"\n" + b"".join(rest)
+    out.write_bytes(damaged)
+    code, _, err = run(prompts, "--output", out, "-n", "4")
+    assert code == 2 and "line 2 of" in err and "is not a record of a batch run" in err
+    assert out.read_bytes() == damaged
+
+
+def test_an_output_that_is_refused_is_closed(files):
+    _, out = files
+    out.write_text("my notes\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 of"):
+        Records(out)
+    Records(out, overwrite=True).close()  # the lock is free again
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_the_message_about_a_full_disk_says_how_to_continue(run, files):
+    prompts, _ = files
+    code, _, err = run(prompts, "--output", "/dev/full", "-n", "2")
+    assert code == 1
+    assert err == (
+        "Error: cannot write to '/dev/full': No space left on device; free some space and run the same command "
+        "again: it continues where this run stopped\n"
+    )
+
+
+def test_a_disk_that_fills_up_during_a_run_leaves_whole_rows(run, files, monkeypatch):
+    prompts, out = files
+    assert run(prompts, "--output", out, "-n", "9", "--batch_size", "1")[0] == 0
+    whole = read_records(out)
+    out.unlink()
+    original = Records.open
+
+    class Full:
+        """A file on a disk with room for 1,000 bytes."""
+
+        def __init__(self, file):
+            self.file, self.room = file, 1000
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            if self.room <= 0:
+                raise OSError(28, "No space left on device")
+            written = self.file.write(data[: self.room])
+            self.room -= written
+            return written
+
+    def opening(self, overwrite):
+        original(self, overwrite)
+        self.file = Full(self.file)
+
+    monkeypatch.setattr(Records, "open", opening)
+    code, _, err = run(prompts, "--output", out, "-n", "9", "--batch_size", "1")
+    assert code == 1 and "No space left on device" in err
+    assert 0 < len(read_records(out)) < len(whole)
+    monkeypatch.setattr(Records, "open", original)
+    assert run(prompts, "--output", out, "-n", "9") == (0, "", "")
+    assert texts(read_records(out)) == texts(whole)
