@@ -1,15 +1,16 @@
-"""The speed of gpt2.py beside that of other programs and the walls of the machine, all measured in one run.
+"""Compare the speed of gpt2.py with that of other programs and with the limits of the machine, in one run.
 
     make bench                       everything, in an environment of its own: about half an hour
-    make bench ARGS=--quick          fewer rounds and steps, under 3 minutes once all is installed and converted
-    make bench ARGS=--large          the 774M and 1558M shapes as well: 15 GB of disk, 8 GB of free memory
+    make bench ARGS=--quick          fewer rounds and steps: under 3 minutes once everything is installed and converted
+    make bench ARGS=--large          also the 774M and 1558M shapes: 15 GB of disk, 8 GB of free memory
 
-Every program has the same random weights in the shape of GPT-2 124M. Each is a process of its own, and they take turns
-in rounds: what is compared was measured within moments. So the ratios are the result, each the median of those of the
-rounds; times are context. First all must compute the same logits. What is not installed is skipped, and that is said.
+All programs have the same random weights in the shape of GPT-2 124M. Each runs in a process of its own, and they take
+turns in rounds, so that figures that are compared with each other are measured within moments. The results are the
+ratios, the median over the rounds; times depend on the machine and the hour. Before anything is measured, all programs
+must compute the same logits. A program that is not installed is skipped, with a remark.
 
-It prints a table, and writes to benchmarks/results: bench.json (all that was measured), README.md and two plots.
-A quick run writes into the folder `quick` within.
+The script prints tables and writes into benchmarks/results: bench.json with all measurements, README.md and two plots.
+A quick run writes into results/quick.
 """
 
 import sys
@@ -18,16 +19,17 @@ from pathlib import Path
 import lab
 import numpy as np
 import report
+from figures import DECODE, FIRST, LONG, MACHINE, OURS, PICO, PREFILL, WHOLE
 from fire import Fire
 from peers import PEERS
 from worker import WorkerError
 
-ROOT = Path(__file__).parent.parent
-OURS, MACHINE = "gpt2.py", "the machine"
-SLOW = ("gpt2_pico.py", "gpt2_pico.py in float64")
+ROOT = lab.HERE.parent
+PICO_FLOAT64 = f"{PICO} in float64"
+SLOW = (PICO, PICO_FLOAT64)
 PROMPT = "The quick brown fox jumps over the lazy dog."  # ten tokens
 BATCH_SIZES = (2, 3, 4, 8, 16, 32, 64)
-# How far float32 logits may be from ours. llama.cpp looks gelu up in a table of float16 values, whatever its weights.
+# The largest difference of float32 logits from ours. llama.cpp looks GELU up in a float16 table, for all its weights.
 TOLERANCE = 1e-3
 TOLERANCES = {"llama.cpp F32": 5e-3}
 
@@ -38,7 +40,7 @@ QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 20}
 
 
 def check_agreement(place, peers):
-    """Largest differences of logits from ours; leave if one that computes in float32 is further than it may."""
+    """Return the largest differences of logits from ours; exit if a float32 program exceeds its tolerance."""
     question = {"n_prompt": 40, "n_steps": 8}  # a prompt, then ids one at a time
     ours = np.array(place.ask(OURS, "logits", **question))
     agreement = {}
@@ -46,10 +48,10 @@ def check_agreement(place, peers):
         difference = float(np.abs(np.array(place.ask(name, "logits", **question)) - ours).max())
         agreement[name] = difference
         limit = TOLERANCES.get(name, TOLERANCE) if place.workers[name].about["is_float32"] else None
-        lab.say(f"logits of {name} differ from ours by at most {difference:.1e}")
+        lab.say(f"the logits of {name} differ from those of {OURS} by at most {difference:.1e}")
         if limit is not None and not difference <= limit:
             sys.exit(
-                f"Error: {name} does not compute the same: its logits may differ by {limit:.0e}; nothing is measured"
+                f"Error: the logits of {name} differ by {difference:.1e}, more than {limit:.0e}; nothing was measured"
             )
     return agreement | {"of logits from": float(ours.min()), "to": float(ours.max())}
 
@@ -59,35 +61,35 @@ def gemm_peak(place, steps):
 
 
 def single_sequence(place, peers, long_peers, steps):
-    """Series of decode and prefill, for every program, and the wall of each.
+    """Return the series of decode and prefill for every program, with the limit of each.
 
-    The order matters: a prompt of 900 tokens stays, and is what decoding at 1000 tokens goes on with.
+    The order matters: the prompt of 900 tokens stays, and decoding at 1000 tokens continues it.
     """
 
     def asked(call, names, **arguments):
         return {name: lambda name=name: place.ask(name, call, **arguments) for name in names}
 
-    wall = asked("products", [MACHINE], n_rows=1, repeats=steps)
+    bare = asked("products", [MACHINE], n_rows=1, repeats=steps)
     peak = {MACHINE: gemm_peak(place, steps)}
     return {
-        report.DECODE: wall | asked("decode", peers, n_context=100, n_steps=steps),
-        report.PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
-        report.LONG: wall | asked("decode", long_peers, n_context=1000, n_steps=steps),
+        DECODE: bare | asked("decode", peers, n_context=100, n_steps=steps),
+        PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
+        LONG: bare | asked("decode", long_peers, n_context=1000, n_steps=steps),
     }
 
 
 def ours_alone(place, steps, batch_sizes, contexts, prompts):
-    """Series of what only gpt2.py is asked: batches, what is not a matrix product, samplers, how cost grows."""
+    """Return the series for gpt2.py only: batches, work other than matrix products, samplers, growth of the cost."""
 
     def ask(call, **arguments):
         return lambda: place.ask(OURS, call, **arguments)
 
-    def wall(n_rows):
+    def bare_products(n_rows):
         return lambda: place.ask(MACHINE, "products", n_rows=n_rows, repeats=max(2, steps // 4))
 
     batch = {"GEMM peak": gemm_peak(place, steps)}
     for n in (1, *batch_sizes):
-        batch[f"bare products of {n}"] = wall(n)
+        batch[f"bare products of {n}"] = bare_products(n)
         batch[f"step of {n}"] = ask("decode_batch", n_sequences=n, n_context=100, n_steps=steps)
     return {
         "batches": batch,
@@ -99,27 +101,27 @@ def ours_alone(place, steps, batch_sizes, contexts, prompts):
 
 
 def other_sizes(place, sizes, steps):
-    """Series of decoding with models of other sizes, each with its own wall."""
+    """Return the series of decoding with models of other sizes, each with its own limit."""
     series = {}
     for size in sizes:
         place.start(OURS, size)
         place.start(MACHINE, size)
-        names = [f"{OURS}, {size}", f"{MACHINE}, {size}"]
-        if all(name in place.workers for name in names):
-            ours, wall = names
+        ours = f"{OURS}, {size}"
+        bare = f"{MACHINE}, {size}"
+        if ours in place.workers and bare in place.workers:
             series[f"decode of {size}"] = {
-                MACHINE: lambda wall=wall: place.ask(wall, "products", n_rows=1, repeats=steps),
+                MACHINE: lambda bare=bare: place.ask(bare, "products", n_rows=1, repeats=steps),
                 OURS: lambda ours=ours: place.ask(ours, "decode", n_context=100, n_steps=steps),
             }
     return series
 
 
 def whole_processes(place, peers):
-    """Series of commands as a person would give them, timed from their start: one new token, and forty."""
+    """Return the series of whole commands, timed from their start: one new token, and forty."""
     flags = ["--models_dir", place.models_dir, "--model_size", "random-124M", "--n_tokens_to_generate"]
     files = place.work_dir / "random-124M"
-    commands = {name: [ROOT / name, PROMPT, *flags] for name in (OURS, "gpt2_pico.py")}
-    commands["gpt2_pico.py in float64"] = [lab.HERE / "with_float64.py", PROMPT, *flags]
+    commands = {name: [ROOT / name, PROMPT, *flags] for name in (OURS, PICO)}
+    commands[PICO_FLOAT64] = [lab.HERE / "with_float64.py", PROMPT, *flags]
     commands["transformers"] = [lab.HERE / "with_transformers.py", files / "huggingface", PROMPT]
     commands["llama.cpp F32"] = [lab.HERE / "with_llama_cpp.py", files / "gguf-F32", PROMPT]
 
@@ -128,58 +130,61 @@ def whole_processes(place, peers):
 
     names = [name for name in commands if name in peers]
     return {
-        report.FIRST: {name: run(name, 1, 0) for name in names},
-        report.WHOLE: {name: run(name, 40, 1) for name in names},
+        FIRST: {name: run(name, 1, 0) for name in names},
+        WHOLE: {name: run(name, 40, 1) for name in names},
     }
 
 
 def memory(place, peers, steps):
-    """Bytes: anonymous memory of each program loaded, before it was asked for anything, and at most while decoding."""
+    """Return the bytes of anonymous memory of each program: after loading, before any question; most in decoding."""
     loaded = {name: place.workers[name].about["memory"] for name in peers}
     return {name: {"loaded": loaded[name]} | place.ask(name, "memory", n_steps=steps) for name in peers}
 
 
 def measure(place, peers, settings, rounds, quick):
-    """Start everything, see that it agrees, then measure; return all there is to know."""
+    """Start all programs, check that they agree, and measure; return the results."""
     for name in (MACHINE, OURS, *(name for name in peers if name not in (MACHINE, OURS))):
         place.start(name)
     if not {MACHINE, OURS} <= set(place.workers):
-        sys.exit("Error: without our own there is nothing to compare with")
+        sys.exit(f"Error: {OURS} itself could not be started; see the remarks above")
     peers = [name for name in place.workers if name != MACHINE]
     agreement = check_agreement(place, peers)
     memories = memory(place, peers, settings["memory_steps"])
 
-    # What has no cache takes half a minute a round where the text is long.
+    # A program without a cache takes half a minute per round for a long text.
     timed_long = [name for name in peers if not (quick and name in SLOW)]
     steps = settings["steps"]
     series = single_sequence(place, peers, timed_long, steps)
-    series |= ours_alone(place, steps, *(settings[name] for name in ("batch_sizes", "contexts", "prompts")))
+    series |= ours_alone(place, steps, settings["batch_sizes"], settings["contexts"], settings["prompts"])
     series |= other_sizes(place, settings["sizes"], steps)
     series |= whole_processes(place, peers)
     records = lab.in_turns(series, rounds)
     for size in settings["sizes"]:
-        if (name := f"{OURS}, {size}") in place.workers:
-            memories[name] = {"loaded": place.workers[name].about["memory"]} | place.ask(name, "memory", n_steps=40)
+        name = f"{OURS}, {size}"
+        if name in place.workers:
+            memories |= memory(place, [name], 40)
     return lab.notes(place, records) | {"agreement": agreement, "memory": memories, "records": records}
 
 
 def names_of(peers, quick):
-    """The peers that were asked for: those whose names are given, separated by commas, or all that are quick enough."""
-    everyone = [name for name in PEERS if not (quick and name == SLOW[1])]
-    names = peers.split(",") if isinstance(peers, str) else peers or everyone
+    """Return the requested programs: comma-separated names, or by default all that are fast enough."""
+    default = [name for name in PEERS if not (quick and name == PICO_FLOAT64)]
+    names = peers.split(",") if isinstance(peers, str) else peers or default
     names = [name.strip() for name in names]
     if unknown := set(names) - set(PEERS):
-        sys.exit(f"Error: there is no peer {', '.join(sorted(unknown))}; they are: {', '.join(PEERS)}")
+        sys.exit(f"Error: unknown program {', '.join(sorted(unknown))}; the programs are: {', '.join(PEERS)}")
     return names
 
 
 def main(quick=False, large=False, rounds=None, peers=None, threads=None, work_dir=None, models_dir=None, output=None):
     """Run the benchmark.
 
-    rounds: how often everything is measured. peers: some names, as in the table, separated by commas; ours is always
-    there. threads: of each program. work_dir, models_dir: where files are kept (see lab.py). output: a folder.
+    rounds: the number of times that everything is measured. peers: names of programs as in the table, separated by
+    commas; gpt2.py is always measured. threads: of each program. work_dir, models_dir: folders for files (see lab.py).
+    output: the folder for the results.
     """
-    settings, names = QUICK if quick else FULL, names_of(peers, quick)
+    settings = QUICK if quick else FULL
+    names = names_of(peers, quick)
     if large:
         settings = settings | {"sizes": ("355M", "774M", "1558M")}
     output = Path(output) if output else lab.HERE / "results" / ("quick" if quick else "")

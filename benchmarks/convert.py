@@ -1,27 +1,23 @@
-"""The weights of one of our models in the files that other programs read, so that all compute the same.
+"""Write the weights of one of our models into the files of other programs, so that all compute the same.
 
     python benchmarks/convert.py --model /tmp/models/random-124M --kind gguf-F16 --to /tmp/random-124M.gguf
 
-Kinds: huggingface (a folder, whose weights are a link to ours), gguf-F32, gguf-F16, gguf-Q8_0 (a file for llama.cpp),
-ctranslate2-float32, ctranslate2-int8 (a folder; converted from transformers' model). What is there already is kept.
+Kinds: huggingface (a folder whose weights are a link to ours), gguf-F32, gguf-F16, gguf-Q8_0 (a file for llama.cpp),
+ctranslate2-float32, ctranslate2-int8 (a folder, converted from the one for transformers). An existing target is kept.
 """
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
+import project
 from fire import Fire
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from utils import load_encoder_hparams_and_params
 
 
 def hugging_face(model, to):
-    """A folder as transformers saves it; model.safetensors is in its naming already."""
-    load_encoder_hparams_and_params(str(model), ".")  # so that there is a model.safetensors
+    """Write a folder as transformers saves it. Our converted copy, model.safetensors, has the same names."""
+    project.load(model)  # writes model.safetensors if it does not exist
     sizes = json.loads((model / "hparams.json").read_text(encoding="utf-8"))
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"}
     config |= {"vocab_size": sizes["n_vocab"], "n_positions": sizes["n_ctx"], "layer_norm_epsilon": 1e-5}
@@ -60,10 +56,10 @@ def gguf_tensors(params):
 
 
 def gguf_file(model, to, kind):
-    """A GGUF file with its matrices in F32, F16 or Q8_0; vectors and positions stay float32, as in all such files."""
+    """Write a GGUF file with matrices in F32, F16 or Q8_0; vectors and positions stay float32, as is usual."""
     import gguf
 
-    _, hparams, params = load_encoder_hparams_and_params(str(model), ".")
+    _, hparams, params = project.load(model)
     writer = gguf.GGUFWriter(to, "gpt2")
     writer.add_context_length(hparams["n_ctx"])
     writer.add_embedding_length(hparams["n_embd"])
@@ -84,22 +80,23 @@ def gguf_file(model, to, kind):
 
 
 def add_vocabulary(writer, model):
-    tokens = json.loads((model / "encoder.json").read_text(encoding="utf-8"))
+    ids = json.loads((model / "encoder.json").read_text(encoding="utf-8"))
+    tokens = sorted(ids, key=ids.get)
     merges = (model / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(sorted(tokens, key=tokens.get))
-    writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in sorted(tokens, key=tokens.get)])
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token == "<|endoftext|>" else 1 for token in tokens])  # 3: control, 1: normal
     writer.add_token_merges([merge for merge in merges if merge])
-    writer.add_bos_token_id(tokens["<|endoftext|>"])
-    writer.add_eos_token_id(tokens["<|endoftext|>"])
+    writer.add_bos_token_id(ids["<|endoftext|>"])
+    writer.add_eos_token_id(ids["<|endoftext|>"])
 
 
 # ---- CTranslate2 -----------------------------------------------------------------------------------------------
 
 
 def ctranslate2_folder(model, to, kind):
-    """A folder of CTranslate2's, through its own converter and the folder for transformers."""
+    """Write CTranslate2's folder with its own converter, from the folder for transformers."""
     from ctranslate2.converters import TransformersConverter
 
     source = to.with_name(f"{to.name}.source")
@@ -111,13 +108,14 @@ def ctranslate2_folder(model, to, kind):
 
 
 def main(model, kind, to):
-    """Convert `model`, a folder, to `to`, a file or a folder; it has its name only when it is whole."""
-    model, to = Path(model), Path(to)
+    """Convert the folder `model` to the file or folder `to`, which appears under its name only when complete."""
+    model = Path(model)
+    to = Path(to)
     if to.exists():
         return
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f"{to.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a run that was interrupted
+    shutil.rmtree(part, ignore_errors=True)  # from an interrupted run
     part.unlink(missing_ok=True)
     family, _, kind = kind.partition("-")
     if family == "huggingface":

@@ -1,4 +1,7 @@
-"""What bench.py and batch.py have in common: models and files made ready, workers started, turns taken, notes kept."""
+"""Prepare models and files, start workers, let them take turns, and save the results.
+
+bench.py, bench_batch.py and compare_versions.py share this module.
+"""
 
 import contextlib
 import json
@@ -7,113 +10,127 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+from limits import n_cores
 from peers import KINDS
-from threads import n_cores
 from worker import Missing, Worker, WorkerError, environment
 
 HERE = Path(__file__).parent
 WORK_DIR = "~/.cache/picogpt-benchmarks"
 
 
-def say(text):
+def say(text: str) -> None:
+    """Print a remark about the progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Lab:
-    """A place to measure in: random models, their files for other programs, and the workers that have loaded them.
+    """Random models, their files for other programs, and the workers that have loaded them.
 
-    work_dir: where converted files and logs are kept, some 3 GB for 124M. models_dir: where random models are kept.
-    threads: of each program; by default as many as there are cores.
+    work_dir: the folder for converted files and logs, about 3 GB for 124M. models_dir: the folder for random models.
+    threads: the number of threads of each program, by default the number of cores.
     """
 
     def __init__(self, work_dir=None, models_dir=None, threads=None):
         self.work_dir = Path(work_dir or WORK_DIR).expanduser()
         self.models_dir = Path(models_dir).expanduser() if models_dir else self.work_dir / "models"
         self.threads = int(threads or n_cores())
-        self.workers, self.skipped = {}, {}
+        self.workers = {}
+        self.skipped = {}
         (self.work_dir / "logs").mkdir(parents=True, exist_ok=True)
 
-    def model(self, size):
-        """The folder of the random model of a size, which is made if it is not there."""
+    def checkpoint(self, size: str) -> Path:
+        """Return the folder of the random model of a size; make it if it does not exist."""
         folder = self.models_dir / f"random-{size}"
-        if not (folder / "checkpoint").exists():  # it is written last
+        if not (folder / "checkpoint").exists():  # written last
             say(f"making {folder}")
             self.run("make_checkpoint.py", "--size", size, "--models_dir", self.models_dir)
-        self.file(size, "huggingface")  # whose making saves our own converted copy, too
         return folder
 
-    def file(self, size, kind):
-        """The file or folder of a kind (see convert.py) with the weights of a size, made if it is not there."""
+    def file(self, size: str, kind: str) -> Path:
+        """Return the file or folder of a kind (see convert.py) with the weights of a size; make it if necessary."""
         path = self.work_dir / f"random-{size}" / kind
         if not path.exists():
             say(f"making {path}")
             self.run("convert.py", "--model", self.models_dir / f"random-{size}", "--kind", kind, "--to", path)
         return path
 
-    def run(self, script, *arguments):
-        """Run a script of this folder; raise Missing or WorkerError with its last words if it fails."""
+    def run(self, script: str, *arguments: Any) -> None:
+        """Run a script of this folder. If it fails, raise Missing or WorkerError with its last line."""
         command = [sys.executable, str(HERE / script), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(self.threads))
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise (Missing if last.startswith("ModuleNotFoundError") else WorkerError)(f"{script}: {last}")
+        result = subprocess.run(command, capture_output=True, text=True, env=environment(self.threads))
+        if result.returncode:
+            message = last_line(result.stderr)
+            error = Missing if message.startswith("ModuleNotFoundError") else WorkerError
+            raise error(f"{script}: {message}")
 
-    def start(self, name, size="124M"):
-        """Start the worker `name` of peers.py with the model of a size; note why if that cannot be."""
+    def start(self, name: str, size: str = "124M") -> None:
+        """Start the worker `name` of peers.py with the model of a size; record the reason if that is impossible."""
         key = name if size == "124M" else f"{name}, {size}"
         try:
-            model = self.model(size)
+            model = self.checkpoint(size)
+            self.file(size, "huggingface")  # also saves the project's own converted copy of the weights
             if name in KINDS:
                 self.file(size, KINDS[name])
-            command = [sys.executable, str(HERE / "peers.py"), name, str(self.work_dir / f"random-{size}")]
-            log = self.work_dir / "logs" / f"{key}.txt"
-            self.workers[key] = Worker(key, [*command, str(model), str(self.threads)], log, self.threads)
+            files = self.work_dir / f"random-{size}"
+            self.start_worker(key, HERE / "peers.py", name, files, model, self.threads)
         except WorkerError as error:
             self.skipped[key] = str(error)
             say(f"skipped: {key}: {'not installed: ' if isinstance(error, Missing) else ''}{error}")
 
-    def ask(self, worker, call, **arguments):
-        return self.workers[worker].ask(call, **arguments)
+    def start_worker(self, key: str, script: Path, *arguments: Any) -> None:
+        """Start a script that serves questions (see worker.py), under the name `key`."""
+        command = [sys.executable, str(script), *map(str, arguments)]
+        log = self.work_dir / "logs" / f"{key}.txt"
+        self.workers[key] = Worker(key, command, log, self.threads)
 
-    def close(self):
+    def ask(self, key: str, call: str, **arguments: Any) -> Any:
+        """Return the answer of a worker to one call."""
+        return self.workers[key].ask(call, **arguments)
+
+    def close(self) -> None:
+        """End all workers."""
         for worker in self.workers.values():
             with contextlib.suppress(OSError):
                 worker.close()
 
 
-def in_turns(series, rounds):
-    """Call every function of every series once a round; return their results {series: {name: [one a round]}}.
+def in_turns(series: dict[str, dict[str, Callable]], rounds: int) -> dict[str, dict[str, list]]:
+    """Call every function of every series once per round; return {series: {name: [one result per round]}}.
 
-    Who begins changes from round to round. What is compared is of one series, so that it was measured within moments.
-    Ctrl-C ends it: what came of the whole rounds before is kept.
+    The function that begins changes from round to round. Only results of the same series are compared with each other,
+    because they are measured within moments. Ctrl-C ends the measurement and keeps the complete rounds.
     """
-    done = []
+    results = []
     for i in range(rounds):
         try:
-            done.append(
+            results.append(
                 {title: one_round(functions, i, f"{i + 1} of {rounds}: {title}") for title, functions in series.items()}
             )
         except KeyboardInterrupt:
-            if not done:
+            if not results:
                 raise
-            say(f"interrupted: {len(done)} rounds are kept")
+            say(f"interrupted: {len(results)} rounds are kept")
             break
-    return {title: {name: [each[title][name] for each in done] for name in names} for title, names in series.items()}
+    return {
+        title: {name: [result[title][name] for result in results] for name in names} for title, names in series.items()
+    }
 
 
 def one_round(functions, i, what):
-    """Call every function once, the i-th first; return {name: result}."""
+    """Call every function once, beginning with number i; return {name: result}."""
     say(f"round {what}")
     names = list(functions)
     start = i % len(names)
     return {name: functions[name]() for name in names[start:] + names[:start]}
 
 
-def run_command(command, threads):
-    """Run a command; return the seconds to the first byte of its stdout, and to its end."""
+def run_command(command: list, threads: int) -> tuple[float, float, bytes]:
+    """Run a command; return the seconds to the first byte of its stdout, the seconds to its end, and its stdout."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [str(word) for word in command],
@@ -123,21 +140,26 @@ def run_command(command, threads):
         env=environment(threads),
         bufsize=0,
     )
-    process.stdout.read(1)
+    first_byte = process.stdout.read(1)
     first = time.perf_counter() - start
-    _, errors = process.communicate()
+    others, errors = process.communicate()
     whole = time.perf_counter() - start
     if process.returncode:
-        raise WorkerError(f"{command[1]}: {(errors.decode(errors='replace').strip() or 'no message').splitlines()[-1]}")
-    return [first, whole]
+        raise WorkerError(f"{command[1]}: {last_line(errors.decode(errors='replace'))}")
+    return first, whole, first_byte + others
 
 
-# ---- notes -----------------------------------------------------------------------------------------------------
+def last_line(text):
+    return (text.strip() or "no message").splitlines()[-1]
 
 
-def machine():
-    """What the figures depend on, as far as the system tells."""
-    cpu, memory = platform.processor(), None
+# ---- results ---------------------------------------------------------------------------------------------------
+
+
+def machine() -> dict:
+    """Return the properties of the machine that the figures depend on, as far as the system reports them."""
+    cpu = platform.processor()
+    memory = None
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
@@ -148,19 +170,19 @@ def machine():
     return about | {"system": f"{platform.system()} {platform.machine()}"}
 
 
-def commit():
-    """The commit that was measured, with a + if files that git knows have been changed since."""
+def commit(folder: Path = HERE) -> str:
+    """Return the commit of the tree around `folder`, with a + if tracked files have changed; "" without git."""
 
     def git(*words):
-        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True).stdout.strip()
 
     with contextlib.suppress(OSError):
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     return ""
 
 
-def notes(lab, records):
-    """What every file of results begins with. records: see in_turns."""
+def notes(lab: Lab, records: dict) -> dict:
+    """Return the fields that every results file begins with. records: see in_turns."""
     series = next(iter(records.values()))
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
@@ -173,7 +195,8 @@ def notes(lab, records):
     }
 
 
-def save(results, path):
+def save(results: dict, path: str | Path) -> Path:
+    """Write results as JSON; return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
@@ -181,7 +204,7 @@ def save(results, path):
 
 
 def rounded(value):
-    """Five digits of every float: more are noise."""
+    """Round every float to five digits; further digits are noise."""
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""The rounds of several runs of bench.py as those of one, for machines that are not as fast at every hour.
+"""Join the rounds of several runs of bench.py, for machines whose speed changes during the day.
 
     python benchmarks/pool.py FIRST/bench.json SECOND/bench.json --output benchmarks/results/bench.json
 
-Runs must have measured the same things on the same machine. Memory and agreement are those of the last run.
+All runs must have measured the same things on the same machine. Memory and agreement are those of the last run.
 """
 
 import json
@@ -14,20 +14,21 @@ import report
 from fire import Fire
 
 
-def pooled(runs):
-    """One dict of results with the rounds of all; ValueError if they do not fit together."""
-    last, records = runs[-1], {}
+def pooled(runs: list[dict]) -> dict:
+    """Return one dict of results with the rounds of all runs; raise ValueError if they do not fit together."""
+    last = runs[-1]
+    records = {}
     for title, series in last["records"].items():
         records[title] = {name: [value for run in runs for value in run["records"][title][name]] for name in series}
     for key in ("machine", "threads", "versions"):
         if any(run[key] != last[key] for run in runs):
-            raise ValueError(f"the runs differ in {key}; only what was measured alike can be pooled")
+            raise ValueError(f"the runs differ in {key}; only runs under the same conditions can be pooled")
     commits = " and ".join(dict.fromkeys(run["commit"] for run in runs))
     return last | {"records": records, "rounds": sum(run["rounds"] for run in runs), "commit": commits}
 
 
 def main(*paths, output):
-    """Write the pooled results, and the report of them beside."""
+    """Write the pooled results, and the report about them next to them."""
     try:
         results = pooled([json.loads(Path(path).read_text(encoding="utf-8")) for path in paths])
     except (OSError, ValueError) as error:

@@ -1,230 +1,123 @@
-"""From what bench.py measured to tables and plots.
+"""Print the tables of bench.py's results, and write README.md and the plots.
 
-    python benchmarks/report.py benchmarks/results/bench.json     makes README.md and the plots beside it again
+    python benchmarks/report.py benchmarks/results/bench.json     writes README.md and the plots next to the file
 
-A figure with a range in brackets is a median and the least and the most of all rounds. A ratio is taken within each
-round before that.
+A figure with a range in brackets is the median of all rounds, with the minimum and the maximum. A ratio is computed
+within each round first.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from figures import (
+    DECODE,
+    FIRST,
+    LONG,
+    MACHINE,
+    OURS,
+    PICO,
+    PREFILL,
+    SIZES,
+    WHOLE,
+    Figures,
+    line,
+    n_weights,
+    number,
+    ratios,
+    spread,
+)
 from fire import Fire
 
-OURS, MACHINE, PICO = "gpt2.py", "the machine", "gpt2_pico.py"
-DECODE, PREFILL, LONG = "decode at 100 tokens", "prefill of 900 tokens", "decode at 1000 tokens"
-FIRST, WHOLE = "first token of the process", "process with 40 tokens"
-SIZES = {"124M": (768, 12), "355M": (1024, 24), "774M": (1280, 36), "1558M": (1600, 48)}  # n_embd, n_layer
-N_VOCAB = 50257
+# ---- targets ---------------------------------------------------------------------------------------------------
 
 
-# ---- arithmetic ------------------------------------------------------------------------------------------------
-
-
-def ratios(above, below):
-    return [a / b for a, b in zip(above, below, strict=True)]
-
-
-def number(value):
-    """Three digits, and never an exponent: 0.0123, 1.23, 123, 1230."""
-    return f"{value:.{max(0, 2 - int(np.floor(np.log10(abs(value)))))}f}" if value else "0"
-
-
-def spread(values):
-    """Median, and in brackets the least and the most."""
-    if not values:
-        return "-"
-    return f"{number(median(values))} ({number(min(values))} to {number(max(values))})"
-
-
-def n_weights(size):
-    """How many weights a token is multiplied with."""
-    n_embd, n_layer = SIZES[size]
-    return 12 * n_layer * n_embd**2 + N_VOCAB * n_embd
-
-
-def prefill_flops(n_tokens, size="124M"):
-    """Floating-point operations that a prompt needs, and no more.
-
-    That is attention to the past alone; in the last block the keys and values, and for the last token alone the rest.
-    """
-    n_embd, n_layer = SIZES[size]
-    attention = 2 * n_tokens**2 * n_embd  # two products of 2 * n^2 * n_embd, of which half is the future
-    block = 2 * n_tokens * 12 * n_embd**2 + attention
-    last_block = 2 * n_tokens * 2 * n_embd**2 + 2 * 10 * n_embd**2 + 4 * n_tokens * n_embd
-    return (n_layer - 1) * block + last_block + 2 * N_VOCAB * n_embd
-
-
-def batch_flops(n_sequences, n_context=100, size="124M"):
-    n_embd, n_layer = SIZES[size]
-    return n_sequences * (2 * n_weights(size) + n_layer * 4 * n_context * n_embd)
-
-
-def line(x, y):
-    """Slope and start of the straight line nearest to the points, in the sense of least squares."""
-    slope, start = np.polyfit(x, y, 1)
-    return float(slope), float(start)
-
-
-class Figures:
-    """What was measured, by the questions that are asked of it. Lists have one value a round; [] if not measured."""
-
-    def __init__(self, results):
-        self.results, self.records = results, results["records"]
-        self.peers = [name for name in self.records[DECODE] if name != MACHINE]
-
-    def of(self, title, name):
-        return self.records.get(title, {}).get(name, [])
-
-    def speed_over(self, title, name):
-        """How many times as fast as another program ours is."""
-        return ratios(self.of(title, name), self.of(title, OURS)) if self.of(title, name) else []
-
-    def of_wall(self, title):
-        """The part of the machine's bandwidth that a decoding step leaves for nothing else: wall over step."""
-        return self.speed_over(title, MACHINE)
-
-    def of_peak(self, name=OURS):
-        """The part of the GEMM peak that a prompt of 900 tokens reaches."""
-        peaks = self.of(PREFILL, MACHINE)
-        return [prefill_flops(900) / time / peak for time, peak in zip(self.of(PREFILL, name), peaks, strict=True)]
-
-    def batch(self, n):
-        """Of a step of n sequences: seconds; n single steps, the GEMM peak's bound, and bare products, over it."""
-        series = self.records["batches"]
-        steps, bare = series[f"step of {n}"], series[f"bare products of {n}"]
-        bounds = [batch_flops(n) / peak for peak in series["GEMM peak"]]
-        singles = [n * time for time in series["step of 1"]]
-        return {
-            "seconds": steps,
-            "singles": ratios(singles, steps),
-            "of bound": ratios(bounds, steps),
-            "of bare": ratios(bare, steps),
-        }
-
-    def batch_sizes(self):
-        return [int(name.rpartition(" ")[2]) for name in self.records["batches"] if name.startswith("step of ")]
-
-    def overhead(self):
-        """The part of a step that is not a matrix product; of each round the median of its steps."""
-        rounds = self.of("overhead", "steps and products")
-        return [median(1 - products / step for step, products in pairs) for pairs in rounds]
-
-    def step(self):
-        """Seconds of a step of `generate`, of each round the median."""
-        return [median(step for step, _ in pairs) for pairs in self.of("overhead", "steps and products")]
-
-    def samplers(self):
-        """The part of a step that each sampler takes."""
-        calls = self.of("samplers", "calls")
-        return {name: ratios([call[name] for call in calls], self.step()) for name in calls[0]}
-
-    def growth(self, title):
-        """The x of a series whose names are numbers, and the median seconds of each."""
-        series = self.records[title]
-        return [int(name) for name in series], [median(times) for times in series.values()]
-
-    def sizes(self):
-        """The x and seconds of models of all sizes that were measured: weights a token is multiplied with."""
-        found = {"124M": DECODE} | {size: f"decode of {size}" for size in SIZES if f"decode of {size}" in self.records}
-        return list(found), [n_weights(size) for size in found], [median(self.of(t, OURS)) for t in found.values()]
-
-
-# ---- what must be reached --------------------------------------------------------------------------------------
-
-
-def checks(figures):
-    """Yield (what, the least or most it may be, the values, whether more is better) for each promise of speed."""
+def checks(figures: Figures) -> Iterator[tuple[str, float, list[float], bool]]:
+    """Yield (quantity, its limit, the values, whether more is better) for each speed target."""
     f = figures
-    yield "decode at 100 tokens, of the GEMV wall", 0.9, f.of_wall(DECODE), True
-    yield "decode at 100 tokens, times transformers", 1.7, f.speed_over(DECODE, "transformers"), True
-    yield "decode at 100 tokens, times llama.cpp F32", 0.95, f.speed_over(DECODE, "llama.cpp F32"), True
-    yield "decode at 100 tokens, times CTranslate2 float32", 0.95, f.speed_over(DECODE, "CTranslate2 float32"), True
-    yield "decode at 1000 tokens, of the speed at 100", 0.8, ratios(f.of(DECODE, OURS), f.of(LONG, OURS)), True
-    yield "prefill of 900 tokens, of the GEMM peak", 0.75, f.of_peak(), True
-    yield "prefill of 900 tokens, times transformers", 1.3, f.speed_over(PREFILL, "transformers"), True
-    yield "prefill of 900 tokens, times llama.cpp F32", 1.0, f.speed_over(PREFILL, "llama.cpp F32"), True
+    yield "decode at 100 tokens, fraction of the GEMV limit", 0.9, f.of_gemv_limit(DECODE), True
+    for name, limit in (("transformers", 1.7), ("llama.cpp F32", 0.95), ("CTranslate2 float32", 0.95)):
+        yield f"decode at 100 tokens, relative to {name}", limit, f.speed_over(DECODE, name), True
+    yield "decode at 1000 tokens, relative to 100 tokens", 0.8, ratios(f.of(DECODE, OURS), f.of(LONG, OURS)), True
+    yield "prefill of 900 tokens, fraction of the GEMM peak", 0.75, f.of_gemm_peak(), True
+    for name, limit in (("transformers", 1.3), ("llama.cpp F32", 1.0)):
+        yield f"prefill of 900 tokens, relative to {name}", limit, f.speed_over(PREFILL, name), True
     for n in (2, 3, 4):
         if n in f.batch_sizes():
-            yield f"{n} sequences at once, times {n} single steps", 1.0, f.batch(n)["singles"], True
+            yield f"{n} sequences at once, relative to {n} single steps", 1.0, f.batch(n)["singles"], True
     for n in (16, 64):
         if n in f.batch_sizes():
-            yield f"{n} sequences at once, of the GEMM peak's bound", 0.8, f.batch(n)["of bound"], True
-    yield "first token of the process, of transformers' time", 1 / 3, ratios_or_none(f, FIRST, "transformers"), False
-    yield "first token of the process, of llama.cpp's time", 2.0, ratios_or_none(f, FIRST, "llama.cpp F32"), False
-    for name in (PICO, f"{PICO} in float64"):
-        yield f"process with 40 tokens, times {name}", 15.0, f.speed_over(WHOLE, name), True
-    yield "process with 40 tokens, times transformers", 4.0, f.speed_over(WHOLE, "transformers"), True
-    yield "overhead outside matrix products, of the step", 0.1, f.overhead(), False
+            yield f"{n} sequences at once, fraction of the GEMM peak's bound", 0.8, f.batch(n)["of bound"], True
+    for name, limit in (("transformers", 1 / 3), ("llama.cpp F32", 2.0)):
+        yield f"first token of the process, time relative to {name}", limit, f.time_over(FIRST, name), False
+    for name, limit in ((PICO, 15.0), (f"{PICO} in float64", 15.0), ("transformers", 4.0)):
+        yield f"process with 40 tokens, relative to {name}", limit, f.speed_over(WHOLE, name), True
+    yield "work other than matrix products, fraction of a step", 0.1, f.overhead(), False
     for name, part in f.samplers().items():
-        yield f"sampler, {name}, of the step", 0.03, part, False
+        yield f"sampler, {name}, fraction of a step", 0.03, part, False
     memory = f.results["memory"][OURS]
     yield "anonymous memory without the cache, MB", 150.0, [(memory["peak"] - memory["cache"]) / 1e6], False
     growth = [memory["growth_per_token"] / memory["cache_per_token"]]
-    yield "growth of memory a token, of the cache's own", 1.1, growth, False
-    yield "decode with the 1558M shape, of the GEMV wall", 0.9, f.of_wall("decode of 1558M"), True
+    yield "growth of memory per token, relative to the cache's", 1.1, growth, False
+    yield "decode with the 1558M shape, fraction of the GEMV limit", 0.9, f.of_gemv_limit("decode of 1558M"), True
 
 
-def ratios_or_none(figures, title, name):
-    return ratios(figures.of(title, OURS), figures.of(title, name)) if figures.of(title, name) else []
-
-
-def check_rows(figures):
-    for what, limit, values, more_is_better in checks(figures):
+def check_rows(figures: Figures) -> Iterator[list]:
+    for quantity, limit, values, more_is_better in checks(figures):
         if values:
-            reached = median(values) >= limit if more_is_better else median(values) <= limit
-            answer = "yes" if reached else "no"
+            is_reached = median(values) >= limit if more_is_better else median(values) <= limit
+            answer = "yes" if is_reached else "no"
         else:
             answer = "not measured"
-        yield what, f"{'at least' if more_is_better else 'at most'} {number(limit)}", spread(values), answer
+        yield [quantity, f"{'at least' if more_is_better else 'at most'} {number(limit)}", spread(values), answer]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------
 
+SPEEDS = ["program", "decode at 100, tokens/s", "speed-up", "decode at 1000, tokens/s", "speed-up"]
+SPEEDS += ["prefill of 900, tokens/s", "speed-up"]
+PROCESSES = ["process", "first token, s", "speed-up", "40 tokens, s", "speed-up"]
+MEMORIES = ["program", "loaded, MB", "while decoding, MB", "cache in it, MB"]
+BATCHES = ["sequences", "step, ms", "tokens/s", "relative to single steps", "of the GEMM bound", "of bare products"]
+TARGETS = ["quantity", "target", "measured", "reached"]
 
-def speed_rows(figures):
-    """A row for each program: how fast when it has loaded, and how many times as fast ours is."""
+
+def speed_rows(figures: Figures) -> Iterator[list]:
+    """Yield a row for each program: the speed after loading, and the speed-up of gpt2.py over it."""
     for name in figures.peers:
         row = [name]
         for title, tokens in ((DECODE, 1), (LONG, 1), (PREFILL, 900)):
             row.append(spread([tokens / time for time in figures.of(title, name)]))
-            row.append(times(figures.speed_over(title, name), name))
+            row.append(speed_up(figures, title, name))
         yield row
 
 
-SPEEDS = ["program", "decode at 100, tokens/s", "ours is x", "decode at 1000, tokens/s", "ours is x"]
-SPEEDS += ["prefill of 900, tokens/s", "ours is x"]
-
-
-def process_rows(figures):
-    """A row for each program: how long a process takes, and how many times as fast ours is."""
+def process_rows(figures: Figures) -> Iterator[list]:
+    """Yield a row for each program: the duration of a process, and the speed-up of gpt2.py over it."""
     for name in figures.records[FIRST]:
         row = [name]
         for title in (FIRST, WHOLE):
             row.append(spread(figures.of(title, name)))
-            row.append(times(figures.speed_over(title, name), name))
+            row.append(speed_up(figures, title, name))
         yield row
 
 
-PROCESSES = ["process", "first token, s", "ours is x", "40 tokens, s", "ours is x"]
+def speed_up(figures, title, name):
+    values = figures.speed_over(title, name)
+    if name == OURS:
+        return "1"
+    return number(median(values)) if values else "-"
 
 
-def times(values, name):
-    return "1" if name == OURS else number(median(values)) if values else "-"
-
-
-def memory_rows(figures):
+def memory_rows(figures: Figures) -> Iterator[list]:
     for name, memory in figures.results["memory"].items():
         cache = number(memory["cache"] / 1e6) if "cache" in memory else "-"
         yield [name, number(memory["loaded"] / 1e6), number(memory["peak"] / 1e6), cache]
 
 
-MEMORIES = ["program", "loaded, MB", "while decoding, MB", "of which is cache, MB"]
-
-
-def batch_rows(figures):
+def batch_rows(figures: Figures) -> Iterator[list]:
     for n in figures.batch_sizes():
         batch = figures.batch(n)
         speed = spread([n / time for time in batch["seconds"]])
@@ -232,59 +125,57 @@ def batch_rows(figures):
         yield [n, milliseconds, speed, *(spread(batch[key]) for key in ("singles", "of bound", "of bare"))]
 
 
-BATCHES = ["sequences", "step, ms", "tokens/s", "times as many single steps", "of the GEMM bound", "of bare products"]
-
-
-def wall_rows(figures):
+def limit_rows(figures: Figures) -> Iterator[list]:
     n_bytes = 4 * n_weights("124M")
-    bandwidths = [n_bytes / time / 1e9 for time in figures.of(DECODE, MACHINE)]
-    yield ["GEMV over the matrices, GB/s", spread(bandwidths)]
-    yield ["... tokens/s", spread([1 / time for time in figures.of(DECODE, MACHINE)])]
+    times = figures.of(DECODE, MACHINE)
+    yield ["GEMV over all matrices, GB/s", spread([n_bytes / time / 1e9 for time in times])]
+    yield ["GEMV over all matrices, tokens/s", spread([1 / time for time in times])]
     yield ["GEMM peak, GFLOP/s", spread([peak / 1e9 for peak in figures.of(PREFILL, MACHINE)])]
 
 
-def slope_rows(figures):
-    """The fitted slopes of what must grow as the work does, and no faster."""
+def slope_rows(figures: Figures) -> Iterator[list]:
+    """Yield the fits of quantities that must not grow faster than the work."""
     contexts, seconds = figures.growth("context")
     slope, start = line(contexts, seconds)
+    yield ["step, by context", f"{number(1e3 * start)} ms + {number(1e6 * slope)} us per token of context"]
     bandwidth = 4 * n_weights("124M") / median(figures.of(DECODE, MACHINE))
     n_embd, n_layer = SIZES["124M"]
-    yield ["step by context", f"{number(1e3 * start)} ms + {number(1e6 * slope)} us a token of context"]
-    yield ["... reading the cache at the wall's speed", f"{number(1e6 * 8 * n_layer * n_embd / bandwidth)} us a token"]
+    cache_bytes = 8 * n_layer * n_embd  # keys and values of a token
+    yield ["reading the cache at the GEMV limit", f"{number(1e6 * cache_bytes / bandwidth)} us per token"]
     prompts, seconds = figures.growth("prompt")
     exponent, _ = line(np.log(prompts), np.log(seconds))
-    yield ["prefill by length of the prompt", f"grows with its power {exponent:.2f}"]
+    yield ["prefill, by tokens of the prompt", f"grows with the power {exponent:.2f}"]
     sizes = [n for n in figures.batch_sizes() if n >= 4]
     slope, start = line(sizes, [median(figures.batch(n)["seconds"]) for n in sizes])
-    yield ["step by sequences at once, from 4", f"{number(1e3 * start)} ms + {number(1e3 * slope)} ms a sequence"]
+    yield ["step, by sequences at once, from 4", f"{number(1e3 * start)} ms + {number(1e3 * slope)} ms per sequence"]
     names, weights, seconds = figures.sizes()
     if len(names) > 1:
         exponent, _ = line(np.log(weights), np.log(seconds))
-        yield [f"step by weights, {names[0]} to {names[-1]}", f"grows with their power {exponent:.2f}"]
+        yield [f"step, by weights, {names[0]} to {names[-1]}", f"grows with the power {exponent:.2f}"]
 
 
-def agreement_rows(figures):
+def agreement_rows(figures: Figures) -> Iterator[list]:
     agreement = figures.results["agreement"]
     for name in figures.results["memory"]:
         if name in agreement and name != OURS:
             yield [name, f"{agreement[name]:.0e}"]
-    yield ["the logits themselves", f"{agreement['of logits from']:.2g} to {agreement['to']:.2g}"]
+    yield ["range of the logits", f"{agreement['of logits from']:.2g} to {agreement['to']:.2g}"]
 
 
-def all_tables(figures):
-    """Titles, heads and rows of everything there is to say."""
+def all_tables(figures: Figures) -> Iterator[tuple[str, list[str], Iterator[list]]]:
+    """Yield the title, the head and the rows of every table."""
     yield "Decoding and prefill", SPEEDS, speed_rows(figures)
     yield "Processes, from their start", PROCESSES, process_rows(figures)
     yield "Anonymous memory", MEMORIES, memory_rows(figures)
-    yield "The walls of the machine", ["what", "figure"], wall_rows(figures)
+    yield "Limits of the machine", ["quantity", "figure"], limit_rows(figures)
     yield "Sequences decoded at once by gpt2.py, at 100 tokens of context", BATCHES, batch_rows(figures)
-    yield "How cost grows", ["what", "fit"], slope_rows(figures)
-    yield "Logits: largest difference from ours", ["program", "difference"], agreement_rows(figures)
-    yield "What must be reached", ["what", "must be", "is", "reached"], check_rows(figures)
+    yield "Growth of the cost", ["quantity", "fit"], slope_rows(figures)
+    yield "Largest difference of logits from those of gpt2.py", ["program", "difference"], agreement_rows(figures)
+    yield "Targets", TARGETS, check_rows(figures)
 
 
-def plain(head, rows):
-    """A table for a terminal, in columns."""
+def plain(head: list[str], rows: Iterable[list]) -> str:
+    """Format a table for a terminal, in columns."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -292,13 +183,14 @@ def plain(head, rows):
     )
 
 
-def markdown(head, rows):
+def markdown(head: list[str], rows: Iterable[list]) -> str:
+    """Format a table in Markdown."""
     rows = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def conditions(results):
-    """One sentence on where and when."""
+def conditions(results: dict) -> str:
+    """Describe in one sentence where and when the results were measured."""
     machine = results["machine"]
     memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB" if machine["memory_bytes"] else ""
     skipped = "".join(f" Not measured: {reason}." for reason in results["skipped"].values())
@@ -309,36 +201,38 @@ def conditions(results):
 
 
 EXPLANATION = """\
-Made by `make bench`; see [bench.py](../bench.py). Random weights in the shape of GPT-2 124M, the same for all. Each
-figure is the median of the rounds, with the least and the most in brackets. "Ours is x": how many times as fast as that
-program gpt2.py is, the median of the ratios within each round; these are the result, times are context. Anonymous
-memory is that of no file: weights that are mapped are not counted, for any of them.
+`make bench` wrote this page; see [bench.py](../bench.py). All programs have the same random weights in the shape of
+GPT-2 124M. Each figure is the median of the rounds, with the minimum and the maximum in brackets. The speed-up is the
+speed of gpt2.py divided by the speed of that program, the median of the ratios within each round. The ratios are the
+result; times depend on the machine and the hour. Anonymous memory belongs to no file, so mapped weights are not
+counted, for any program.
 
-Fair or not: transformers' model is called directly, without its `generate`; llama.cpp through its C interface. Where a
-process is timed, from its start, transformers is used through `pipeline` and llama.cpp through llama-cpp-python.
-CTranslate2 computes all it is asked in one call; its steps are timed by its own callback. llama.cpp F16 and Q8_0 and
-CTranslate2 int8 read half or a quarter of the bytes, so they do less for a token and compute it less exactly. The cache
-of llama.cpp F32 is in float32 as well; the other two keep its default, float16.
+How the programs are called: transformers' model directly, without its `generate`; llama.cpp through its C interface.
+Where a process is timed from its start, transformers runs its `pipeline` and llama.cpp runs llama-cpp-python.
+CTranslate2 computes a whole request in one call; its own callback times its steps. llama.cpp F16 and Q8_0 and
+CTranslate2 int8 read half or a quarter of the bytes, so they do less work per token and are less exact. The cache of
+llama.cpp F32 is float32 as well; the other two kinds keep the default, float16.
 
-gpt2.py reads prompts as its command does, with threadpoolctl. "Of the GEMM peak" counts the operations that nobody can
-leave out: attention to the past alone, and in the last block no more than the logits of the last token need. The bound
-of several sequences at once is that of the arithmetic alone; for 16, memory sets one of about the same height.
+gpt2.py reads prompts as its command does, with threadpoolctl. "Of the GEMM peak" counts only the operations that every
+program needs: attention to past positions, and in the last block the logits of the last token. The bound of several
+sequences at once considers arithmetic only; at 16 sequences, memory sets a bound of about the same height.
 
-"gpt2_pico.py in float64" is what the original picoGPT does under NumPy 2. It and gpt2_pico.py have no cache: a step
-computes the whole text."""
+"gpt2_pico.py in float64" computes like the original picoGPT under NumPy 2. It and gpt2_pico.py have no cache, so a
+step computes the whole text."""
 
 
-def page(figures):
+def page(figures: Figures) -> str:
+    """Return README.md of the results."""
     versions = sorted({version for name, version in figures.results["versions"].items() if ", " not in name})
     parts = ["# Speed", EXPLANATION, conditions(figures.results), f"Versions: {'; '.join(versions)}."]
     for title, head, rows in all_tables(figures):
         parts += [f"## {title}", markdown(head, rows)]
-    parts += ["![Speed beside other programs](speed.png)", "![How cost grows](scaling.png)"]
+    parts += ["![Speed compared with other programs](speed.png)", "![Growth of the cost](scaling.png)"]
     return "\n\n".join(parts) + "\n"
 
 
 def main(path):
-    """Print the tables of a file of results; write README.md and the plots into its folder."""
+    """Print the tables of a results file; write README.md and the plots into its folder."""
     path = Path(path)
     figures = Figures(json.loads(path.read_text(encoding="utf-8")))
     for title, head, rows in all_tables(figures):

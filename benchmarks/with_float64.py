@@ -1,22 +1,25 @@
-"""gpt2_pico.py, same words and flags, computing in float64 like the original under NumPy 2: PicoFloat64 in peers.py."""
+"""Run gpt2_pico.py in float64, like the original under NumPy 2 (see PicoFloat64 in peers_ours.py)."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import cli
 import gpt2_pico
 import utils
+from cli.command import run
 
-load = utils.load_encoder_hparams_and_params
+load = utils.load
 
 
-def load_for_float64(model_size, models_dir):
-    encoder, hparams, params = load(model_size, models_dir)
-    return encoder, hparams, params | {"wpe": params["wpe"].astype("float64")}
+def load_for_float64(model_size, models_dir, **_):
+    """Return the model with plain arrays as weights and float64 positions, which make all activations float64."""
+    model = load(model_size, models_dir)
+    positions = model.params["wpe"].astype("float64")
+    return dataclasses.replace(model, params=model.params | {"wpe": positions})
 
 
 if __name__ == "__main__":
-    utils.load_encoder_hparams_and_params = load_for_float64
-    cli.run(gpt2_pico.main)
+    utils.load = load_for_float64
+    run(gpt2_pico.main)

@@ -1,4 +1,4 @@
-"""What somebody would write who wants a text from llama.cpp: python with_llama_cpp.py FILE.gguf PROMPT N_TOKENS."""
+"""Continue a text as a typical user of llama-cpp-python would: python with_llama_cpp.py FILE.gguf PROMPT N_TOKENS."""
 
 import os
 import sys
@@ -6,6 +6,6 @@ import sys
 from llama_cpp import Llama
 
 file, prompt, n_tokens = sys.argv[1:]
-model = Llama(file, n_ctx=1024, n_threads=os.cpu_count(), verbose=False)  # its default is half of them
+model = Llama(file, n_ctx=1024, n_threads=os.cpu_count(), verbose=False)  # the default is half of the cores
 for piece in model(prompt, max_tokens=int(n_tokens), temperature=0, repeat_penalty=1, stream=True):
     print(piece["choices"][0]["text"], end="", flush=True)

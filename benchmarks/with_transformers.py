@@ -1,4 +1,4 @@
-"""What somebody would write who wants a text from transformers: python with_transformers.py FOLDER PROMPT N_TOKENS."""
+"""Continue a text as a typical user of transformers would: python with_transformers.py FOLDER PROMPT N_TOKENS."""
 
 import sys
 

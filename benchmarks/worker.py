@@ -1,9 +1,11 @@
-"""A program to be measured, in a process of its own: it waits, without a thread that spins, until it is asked.
+"""Run a program that is measured in a process of its own, and ask it questions.
 
-    worker = Worker("a name for messages", [sys.executable, "peers.py", ...], "log.txt")
+While a worker waits for a question, none of its threads runs, so it does not slow down the program whose turn it is.
+
+    worker = Worker("a name for messages", [sys.executable, "peers.py", ...], "log.txt", threads=2)
     seconds = worker.ask("decode", n_context=100, n_steps=20)
 
-Question and answer are a line of JSON each, on stdin and stdout:
+A question and its answer are one line of JSON each, on stdin and stdout:
     {"call": "decode", "arguments": {"n_context": 100, "n_steps": 20}}    ->    {"answer": 0.0213}
     or {"error": "RuntimeError: ..."}, {"missing": "No module named 'torch'"}
 """
@@ -13,23 +15,27 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-SETTLE = 0.05  # seconds; the thread pool of the one that had its turn before spins a little before it sleeps
+SETTLE = 0.05  # seconds before a question: the thread pool of the program asked before spins for a while
 
 
 class WorkerError(RuntimeError):
-    """A worker could not start, or what it was asked went wrong."""
+    """A worker could not start, or a question failed."""
 
 
 class Missing(WorkerError):
-    """A worker could not start because something it needs is not installed."""
+    """A worker could not start because a package is not installed."""
 
 
 class Worker:
-    """The asking side. Raises WorkerError, or Missing, as soon as the process cannot do its work."""
+    """The asking side. Raises WorkerError, or Missing, as soon as the process cannot answer."""
 
-    def __init__(self, name, command, log, threads):
-        self.name, self.log = name, log
+    def __init__(self, name: str, command: list[str], log: str | Path, threads: int):
+        self.name = name
+        self.log = log
         with open(log, "wb") as stderr:
             self.process = subprocess.Popen(
                 command,
@@ -37,13 +43,14 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=environment(threads),
-                start_new_session=True,  # Ctrl-C is for the one who asks
+                start_new_session=True,  # Ctrl-C reaches only the asking side
                 text=True,
                 encoding="utf-8",
             )
-        self.about = self.answer()  # what it says of itself when it has loaded
+        self.about = self.answer()  # the worker describes itself when it has loaded
 
-    def ask(self, call, **arguments):
+    def ask(self, call: str, **arguments: Any) -> Any:
+        """Return the answer to one call."""
         time.sleep(SETTLE)
         try:
             self.process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
@@ -64,30 +71,31 @@ class Worker:
             raise Missing(f"{self.name}: {answer['missing']}")
         raise WorkerError(f"{self.name}: {answer['error']}; see {self.log}")
 
-    def close(self):
-        self.process.stdin.close()  # it reads the end of its questions, and leaves
+    def close(self) -> None:
+        """End the process and wait for it."""
+        self.process.stdin.close()  # the worker reads the end of its questions and exits
         self.process.wait()
         self.process.stdout.close()
 
 
-def environment(threads):
-    """The variables of this process, with the same number of threads for every library that has a pool of them."""
+def environment(threads: int) -> dict[str, str]:
+    """Return the variables of this process, with the same number of threads for every library with a thread pool."""
     pools = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     return os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | offline
 
 
-def serve(load):
-    """The answering side: call `load`, then the methods of what it returned, until there is no more question."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # a copy: libraries print to stdout as they like,
-    os.dup2(2, 1)  # and what they print goes to the log
+def serve(load: Callable) -> None:
+    """Run the answering side: call `load`, then the methods of its result, until the questions end."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # answers go to a copy of stdout:
+    os.dup2(2, 1)  # whatever libraries print to stdout goes to the log
 
     def reply(function):
         try:
             answer = {"answer": function()}
         except ImportError as error:
             answer = {"missing": str(error)}
-        except Exception as error:  # whatever it is, the one who asked must know
+        except Exception as error:  # the asking side must receive every error
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
