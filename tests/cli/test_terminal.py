@@ -1,4 +1,4 @@
-"""The command with a person at a terminal (a pseudo-terminal here): the prompt loop, Ctrl-C, remarks, the bar."""
+"""gpt2.py at a terminal (here a pseudo-terminal): the prompt loop, Ctrl-C, remarks, the progress bar."""
 
 import os
 import re
@@ -7,19 +7,21 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from run_script import STORY
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
-ROOT = Path(__file__).parent.parent
-STORY = "Once upon a time"
 ENDLESS = ("--model_size", "tiny", "-n", "1000000", "--context", "slide", "--ignore_eos")
 
 
 class Terminal:
-    """A command whose stdin, stdout and stderr are a terminal, but for those given; `seen` is what is on its screen."""
+    """A command whose stdin, stdout and stderr are a terminal, except for the streams given.
+
+    Attribute: `seen`, the text that was read from the terminal so far.
+    """
 
     def __init__(self, *args, **streams):
         import fcntl
@@ -39,21 +41,24 @@ class Terminal:
         self.seen = ""
 
     def read_until(self, pattern, timeout=60):
-        """What comes on the screen up to the pattern, which must come; it counts as read."""
-        deadline, text = time.monotonic() + timeout, b""
+        """Return the text that the terminal shows up to the pattern, which must appear within the timeout."""
+        deadline = time.monotonic() + timeout
+        text = b""
         while not re.search(pattern, text.decode("utf-8", "ignore")):
             if not select.select([self.fd], [], [], max(0, deadline - time.monotonic()))[0]:
                 raise AssertionError(f"no {pattern!r} in {text!r}")
             try:
                 text += os.read(self.fd, 4096)
-            except OSError:  # so Linux says that the other side is closed
+            except OSError:  # on Linux: the other side is closed
                 if pattern == "$closed":
                     break
                 raise AssertionError(f"no {pattern!r} in {text!r}") from None
-        self.seen += (new := text.decode("utf-8", "replace").replace("\r\n", "\n"))
+        new = text.decode("utf-8", "replace").replace("\r\n", "\n")
+        self.seen += new
         return new
 
-    def is_there(self, pattern):
+    def shows(self, pattern):
+        """Return whether the terminal shows the pattern soon."""
         try:
             return bool(self.read_until(pattern, timeout=3))
         except AssertionError:
@@ -63,135 +68,145 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def end(self):
-        """The exit code, when all is read."""
+        """Return the exit code, after all text was read."""
         self.read_until("$closed")
         return self.process.wait(60)
 
 
 @pytest.fixture
-def terminal():
-    opened = []
+def start():
+    """Start gpt2.py at a terminal; it is killed at the end of the test."""
+    terminals = []
 
-    def start(*args, **streams):
-        opened.append(Terminal(*args, **streams))
-        return opened[-1]
+    def start_terminal(*args, **streams):
+        terminals.append(Terminal(*args, **streams))
+        return terminals[-1]
 
-    yield start
-    for one in opened:
-        one.process.kill()
-        one.process.wait()
-        for stream in (one.process.stdin, one.process.stdout, one.process.stderr):
+    yield start_terminal
+    for terminal in terminals:
+        process = terminal.process
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
                 stream.close()
-        os.close(one.fd)
+        os.close(terminal.fd)
 
 
-def test_without_a_prompt_it_asks_for_one_after_another_until_ctrl_d(terminal):
-    person = terminal("--model_size", "tiny", "-n", "8")
-    person.read_until("> $")
-    person.type(STORY + "\n")
-    first = person.read_until("> $")
-    person.type("\n")
-    person.read_until("> $")
-    person.type("word " * 600 + "\n")
-    assert "Error: the prompt has" in person.read_until("> $")
-    person.type(STORY + "\n")
-    assert first.split("\n")[1] == person.read_until("> $").split("\n")[1] != ""
-    person.type("\x04")
-    assert person.end() == 0
-    assert "Traceback" not in person.seen
+def test_without_a_prompt_the_command_asks_for_prompts_until_ctrl_d(start):
+    terminal = start("--model_size", "tiny", "-n", "8")
+    terminal.read_until("> $")
+    terminal.type(STORY + "\n")
+    first = terminal.read_until("> $")
+    terminal.type("\n")
+    terminal.read_until("> $")
+    terminal.type("word " * 600 + "\n")
+    assert "Error: the prompt has" in terminal.read_until("> $")
+    terminal.type(STORY + "\n")
+    assert first.split("\n")[1] == terminal.read_until("> $").split("\n")[1] != ""
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_stops_the_current_text_only(terminal):
-    person = terminal(*ENDLESS)
-    person.read_until("> $")
+def test_ctrl_c_in_the_prompt_loop_stops_only_the_current_text(start):
+    terminal = start(*ENDLESS)
+    terminal.read_until("> $")
     for _ in range(2):
-        person.type(STORY + "\n")
-        person.read_until(r"\w+ \w+ \w+ \w+ \w+ \w+ \w+")
-        person.type("\x03")
-        person.read_until("\n> $")
-    person.type("half a line")
-    person.read_until("half a line$")
-    for _ in range(9):  # one that comes just before readline begins to wait is seen only with the next key
-        person.type("\x03")
-        if person.is_there("\n> $"):
+        terminal.type(STORY + "\n")
+        terminal.read_until(r"\w+ \w+ \w+ \w+ \w+ \w+ \w+")
+        terminal.type("\x03")
+        terminal.read_until("\n> $")
+    terminal.type("half a line")
+    terminal.read_until("half a line$")
+    for _ in range(9):  # readline sees a Ctrl-C that arrives just before it begins to wait only with the next key
+        terminal.type("\x03")
+        if terminal.shows("\n> $"):
             break
-    person.type("\x04")
-    assert person.end() == 0
-    assert "Traceback" not in person.seen
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_ends_a_command_with_130_and_what_was_printed_stays(terminal):
-    person = terminal(STORY, *ENDLESS)
-    person.read_until(r"\w+ \w+ \w+ \w+ \w+ \w+ \w+")
-    person.type("\x03")
-    assert person.end() == 130
-    assert person.seen.endswith("\n") and "Traceback" not in person.seen
+def test_ctrl_c_ends_a_command_with_130_and_keeps_the_text_so_far(start):
+    terminal = start(STORY, *ENDLESS)
+    terminal.read_until(r"\w+ \w+ \w+ \w+ \w+ \w+ \w+")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert terminal.seen.endswith("\n") and "Traceback" not in terminal.seen
 
 
-def test_the_prompt_may_be_typed_at_a_terminal_with_a_dash(terminal):
-    person = terminal("-", "--model_size", "tiny", "-n", "5", "--echo")
-    person.read_until("Ctrl-D")
-    person.type("A dog\n\x04")
-    assert person.end() == 0
-    assert person.seen.count("A dog") == 2
+def test_a_dash_reads_the_prompt_from_the_terminal(start):
+    terminal = start("-", "--model_size", "tiny", "-n", "5", "--echo")
+    terminal.read_until("Ctrl-D")
+    terminal.type("A dog\n\x04")
+    assert terminal.end() == 0
+    assert terminal.seen.count("A dog") == 2
 
 
-def test_a_person_is_told_the_seed_the_speed_and_what_will_disappoint(terminal):
-    person = terminal(STORY + " ", "--model_size", "tiny", "-n", "5", "--temperature", "0.8", "--seed", "77")
-    assert person.end() == 0
-    assert "seed 77\n" in person.seen
-    assert "ends with a space" in person.seen
-    assert re.search(r"5 tokens in [\d.]+ s \([\d.]+ tokens/s\)", person.seen)
-    assert "generating" not in person.seen and "\x1b" not in person.seen
+def test_a_terminal_shows_the_seed_a_warning_and_the_closing_remark(start):
+    terminal = start(STORY + " ", "--model_size", "tiny", "-n", "5", "--temperature", "0.8", "--seed", "77")
+    assert terminal.end() == 0
+    assert "seed 77\n" in terminal.seen
+    assert "ends with a space" in terminal.seen
+    closing = r"\n5 tokens in [\d.]+ s \([\d.]+ tokens/s\), the first after [\d.]+ s; ended by: length\n$"
+    assert re.search(closing, terminal.seen)
+    assert "generating" not in terminal.seen and "\x1b" not in terminal.seen
 
 
-def test_who_waits_for_a_pipe_is_told_so(terminal):
-    person = terminal("The end", "--model_size", "tiny", "-n", "3", "--echo", stdin=subprocess.PIPE)
-    person.read_until("Waiting for the end of what is piped in")
-    person.process.stdin.write(b"A tale. ")
-    person.process.stdin.close()
-    assert "A tale. The end" in person.read_until("tokens/s")
-    assert person.end() == 0
+def test_an_idle_pipe_on_stdin_gives_a_warning(start):
+    terminal = start("The end", "--model_size", "tiny", "-n", "3", "--echo", stdin=subprocess.PIPE)
+    terminal.read_until("Waiting for the end of the piped text")
+    terminal.process.stdin.write(b"A tale. ")
+    terminal.process.stdin.close()
+    assert "A tale. The end" in terminal.read_until("tokens/s")
+    assert terminal.end() == 0
 
 
-def test_quiet_is_quiet_and_errors_are_still_told(terminal):
-    text = terminal(STORY, "--model_size", "tiny", "-n", "5", "--quiet", "--temperature", "1")
+def test_quiet_hides_remarks_but_not_errors(start):
+    text = start(STORY, "--model_size", "tiny", "-n", "5", "--quiet", "--temperature", "1")
     assert text.end() == 0
     assert "tokens/s" not in text.seen and "seed" not in text.seen and text.seen.count("\n") == 1
-    wrong = terminal("word " * 600, "--model_size", "tiny", "--quiet")
-    assert wrong.end() == 2
-    assert "Error: the prompt has" in wrong.seen
-    asked = terminal("--model_size", "tiny", "--quiet", "-n", "3")
-    asked.read_until("> $")
-    asked.type("word " * 600 + "\n")
-    assert "Error: the prompt has" in asked.read_until("\n> $")
+    too_long = start("word " * 600, "--model_size", "tiny", "--quiet")
+    assert too_long.end() == 2
+    assert "Error: the prompt has" in too_long.seen
+    loop = start("--model_size", "tiny", "--quiet", "-n", "3")
+    loop.read_until("> $")
+    loop.type("word " * 600 + "\n")
+    assert "Error: the prompt has" in loop.read_until("\n> $")
 
 
 @pytest.mark.parametrize("args", [(), ("--json",)])
-def test_who_does_not_see_the_text_sees_a_bar_which_is_gone_at_the_end(terminal, args):
-    person = terminal(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=subprocess.PIPE)
-    out = person.process.stdout.read().decode()
-    assert person.end() == 0
-    assert "generating" in person.seen and "tokens/s" in person.seen and "\x1b" not in person.seen
+def test_the_progress_bar_is_drawn_where_the_text_is_not_and_is_erased_at_the_end(start, args):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=subprocess.PIPE)
+    out = terminal.process.stdout.read().decode()
+    assert terminal.end() == 0
+    assert "generating" in terminal.seen and "tokens/s" in terminal.seen and "\x1b" not in terminal.seen
     assert "generating" not in out and "tokens/s" not in out and "\r" not in out
 
 
-def test_a_text_that_is_not_streamed_does_not_collide_with_the_bar(terminal):
-    person = terminal(STORY, "--model_size", "tiny", "-n", "100", "--stream", "False")
-    assert person.end() == 0
-    assert "generating" in person.seen
-    after = person.seen[person.seen.rindex("generating") :]
+def test_quiet_hides_the_progress_bar(start):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "200", "--quiet", stdout=subprocess.PIPE)
+    assert len(terminal.process.stdout.read()) > 100
+    assert terminal.end() == 0
+    assert terminal.seen == ""
+
+
+def test_the_progress_bar_is_erased_before_a_text_that_is_not_streamed(start):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "100", "--stream", "False")
+    assert terminal.end() == 0
+    assert "generating" in terminal.seen
+    after = terminal.seen[terminal.seen.rindex("generating") :]
     assert re.match(r"generating[^\r\n]*\r +\r\S", after)
 
 
-def test_the_sign_of_the_prompt_loop_does_not_end_up_in_a_file(terminal, tmp_path):
+def test_the_sign_of_the_prompt_loop_is_not_written_to_a_file(start, tmp_path):
     with open(tmp_path / "out.txt", "wb") as file:
-        person = terminal("--model_size", "tiny", "-n", "5", stdout=file)
-    person.read_until("> $")
-    person.type(STORY + "\n")
-    person.read_until("tokens/s.*\n> $")
-    person.type("\x04")
-    assert person.end() == 0
+        terminal = start("--model_size", "tiny", "-n", "5", stdout=file)
+    terminal.read_until("> $")
+    terminal.type(STORY + "\n")
+    terminal.read_until("tokens/s.*\n> $")
+    terminal.type("\x04")
+    assert terminal.end() == 0
     out = (tmp_path / "out.txt").read_text(encoding="utf-8")
     assert ">" not in out and "generating" not in out and len(out) > 5
