@@ -44,3 +44,11 @@ def test_logprobs_are_those_of_the_model_before_penalties_and_temperature(here):
     first = logprobs_of("--temperature", "3", "--banned_ids", str(plain[0]["id"]))[0]
     assert first["top"] == plain[0]["top"]
     assert first["id"] != plain[0]["id"] and first["logprob"] < plain[0]["logprob"]
+
+
+def test_every_new_token_has_a_logprob_and_a_stop_token_has_none(here):
+    args = ("-n", "400", "--num_samples", "4", "--temperature", "0.8", "--seed", "1", "--logprobs", "0")
+    records = records_of(here, STORY, *args)
+    assert "eos" in {record["finish_reason"] for record in records}
+    for record in records:
+        assert len(record["logprobs"]) == record["usage"]["completion_tokens"]

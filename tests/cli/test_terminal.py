@@ -210,3 +210,12 @@ def test_the_sign_of_the_prompt_loop_is_not_written_to_a_file(start, tmp_path):
     assert terminal.end() == 0
     out = (tmp_path / "out.txt").read_text(encoding="utf-8")
     assert ">" not in out and "generating" not in out and len(out) > 5
+
+
+def test_quiet_hides_the_sign_of_the_prompt_loop_if_stdout_is_a_file(start, tmp_path):
+    with open(tmp_path / "out.txt", "wb") as file:
+        terminal = start("--model_size", "tiny", "-n", "5", "--quiet", stdout=file)
+    terminal.type(STORY + "\n\x04")
+    assert terminal.end() == 0
+    assert terminal.seen == STORY + "\n"
+    assert len((tmp_path / "out.txt").read_bytes()) > 5
