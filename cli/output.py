@@ -26,7 +26,7 @@ NOT_SETTINGS = ("seed", "model_size", "models_dir", "json", "stream", "quiet")  
 
 
 class Clock:
-    """Measures a generation. Attributes: `first_token` and `seconds`, until the first and the last step."""
+    """The times of a generation. Attributes: `first_token` and `seconds`, until the first and the last step."""
 
     def __init__(self):
         self.start = time.perf_counter()

@@ -187,7 +187,7 @@ def test_main_without_options_uses_the_defaults_of_the_flags(monkeypatch):
     assert new_sampler() is sampling.greedy
 
 
-def test_what_main_takes_by_name_reaches_the_sampler(monkeypatch):
+def test_strategy_temperature_and_top_p_of_main_reach_the_sampler(monkeypatch):
     calls = []
     monkeypatch.setattr(complete, "complete", lambda *args: calls.append(args))
     gpt2.main("x", strategy="temperature_top_p", temperature=0.7, top_p=0.6)
