@@ -1,4 +1,4 @@
-"""All flags of the three commands: name, default, check, help; and the way from typed words to checked options.
+"""The flags of all commands: one table, and the steps from the words of a command line to checked options.
 
     ["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "Once upon"] -> {...} -> Options
 
@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import sampling
@@ -22,11 +23,12 @@ import utils
 
 # ---- checks: (name, value) -> value, or ValueError -------------------------------------------------------------
 
+Check = Callable[[str, object], object]
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def whole(least, most=math.inf):
+def whole(least: int, most: float = math.inf) -> Check:
     """Return a check for whole numbers from `least` to `most`."""
 
     def check(name, value):
@@ -38,7 +40,7 @@ def whole(least, most=math.inf):
     return check
 
 
-def one_of(*choices):
+def one_of(*choices: str) -> Check:
     """Return a check for one of several words."""
 
     def check(name, value):
@@ -49,17 +51,17 @@ def one_of(*choices):
     return check
 
 
-def switch(name, value):
+def switch(name: str, value: object) -> bool:
     if str(value).lower() not in BOOLEANS:
         raise ValueError(f"{name} is {value!r}; it must be True or False")
     return BOOLEANS[str(value).lower()]
 
 
-def text(name, value):
+def text(name: str, value: object) -> str:
     return str(value)
 
 
-def strings(name, value):
+def strings(name: str, value: object) -> tuple[str, ...]:
     """Return a tuple of strings: one string, in which \\n, \\t and \\\\ are escapes, or a JSON list of strings."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):  # not JSON: an ordinary text that begins with a bracket
@@ -71,11 +73,11 @@ def strings(name, value):
     return tuple(value)
 
 
-def ids(name, value):
+def ids(name: str, value: object) -> tuple:
     return tuple(value) if isinstance(value, (list, tuple, set)) else (value,)
 
 
-def biases(name, value):
+def biases(name: str, value: object) -> dict[int, float]:
     """Return {id: number} from a JSON object {"id": number}."""
     try:
         value = json.loads(value) if isinstance(value, str) else value
@@ -85,11 +87,11 @@ def biases(name, value):
         raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, as in '{example}'") from None
 
 
-def unchecked(name, value):
+def unchecked(name: str, value: object) -> object:
     return value  # sampling.py checks it
 
 
-def several(check):
+def several(check: Check) -> Check:
     """Return a check for one value or several, as in 0.3,0.7,1.0: a tuple.
 
     >>> several(unchecked)("temperature", (0.3, 0.7)), several(unchecked)("preset", "chatbot,code_comments")
@@ -116,12 +118,12 @@ class Flag:
 
     default: the value if the flag is not given. check: (name, value) -> value, or ValueError. group: its section in
     --help. help: one sentence for --help. metavar: the name of its value in --help, "" for a switch. aliases: its
-    names in other programs. is_value: whether Fire evaluates the value (a number, a list), or leaves it a string.
-    per_row: whether a row of a batch run may set it.
+    names in other programs. is_value: Fire evaluates the value (a number, a list); otherwise it is a string.
+    per_row: a row of a batch run may set it.
     """
 
     default: object
-    check: Callable
+    check: Check
     group: str
     help: str
     metavar: str = ""
@@ -130,15 +132,13 @@ class Flag:
     per_row: bool = False
 
 
-def knob(group, help, metavar, aliases=(), is_value=True, check=unchecked):
-    """Return the flag of a sampling option, which is not given by default."""
-    return Flag(None, check, group, help, metavar, aliases, is_value, per_row=True)
+knob = partial(Flag, None, unchecked, is_value=True, per_row=True)  # the flag of an option that sampling.py checks
 
 
-def try_value(name):
-    """Return the recommended value of a sampler's knob, for the help."""
+def knob_default(name: str) -> str:
+    """Return the value that a strategy gives to a knob that is not set, for the help."""
     *_, default = sampling.KNOBS[name]
-    return f"try {default:g}"
+    return f"{default:g}"
 
 
 FLAGS = {
@@ -146,9 +146,9 @@ FLAGS = {
         40,
         whole(0),
         "text",
-        "generate at most N new tokens of about four letters each",
+        "generate at most N new tokens, each about four letters long",
         "N",
-        ("n", "max_new_tokens", "max_tokens", "n_predict", "length"),
+        aliases=("n", "max_new_tokens", "max_tokens", "n_predict", "length"),
         is_value=True,
         per_row=True,
     ),
@@ -156,19 +156,25 @@ FLAGS = {
         "124M",
         text,
         "text",
-        "124M, 355M, 774M, 1558M, or tiny, which is bundled; or the name or path of the folder of another model in "
-        "the format of OpenAI, Hugging Face or nanoGPT",
+        "124M, 355M, 774M or 1558M, which are downloaded once; tiny, which is bundled; or the name or path of a folder "
+        "with a model in the format of OpenAI, Hugging Face or nanoGPT",
         "NAME",
-        ("m", "model", "model_name", "init_from", "out_dir"),
+        aliases=("m", "model", "model_name", "init_from", "out_dir"),
     ),
-    "models_dir": Flag(utils.MODELS_DIR, text, "text", "folder of the models, and target of downloads", "FOLDER"),
+    "models_dir": Flag(
+        utils.MODELS_DIR,
+        text,
+        "text",
+        "look for the folders of models in FOLDER, and download them there",
+        "FOLDER",
+    ),
     "num_samples": Flag(
         1,
         whole(1),
         "text",
         "generate N continuations, decoded together",
         "N",
-        ("nsamples", "n_samples", "num_return_sequences"),
+        aliases=("nsamples", "n_samples", "num_return_sequences"),
         is_value=True,
         per_row=True,
     ),
@@ -176,129 +182,170 @@ FLAGS = {
         None,
         whole(0),
         "text",
-        "the same number gives the same text; by default every run draws a new one",
+        "the same seed gives the same text; without it, every run draws a new one",
         "N",
         is_value=True,
         per_row=True,
     ),
     "temperature": knob(
         "sampling",
-        "draw at random: 0 is greedy, below 1 is cautious, above 1 is daring; try 0.8",
+        "draw at random: T below 1 favours likely tokens, T above 1 evens out the probabilities, 0 always takes the "
+        "likeliest token; try 0.8",
         "T",
-        ("temp",),
+        aliases=("temp",),
     ),
     "top_p": knob(
         "sampling",
-        f"draw from the fewest tokens with total probability P, 0 to 1; {try_value('top_p')}",
+        f"draw from the fewest tokens whose probabilities sum to P, 0 to 1; try {knob_default('top_p')}",
         "P",
     ),
-    "top_k": knob("sampling", f"draw from the K likeliest tokens, 0 for all; {try_value('top_k')}", "K"),
+    "top_k": knob(
+        "sampling",
+        f"draw from the K likeliest tokens, all if K is 0; try {knob_default('top_k')}",
+        "K",
+    ),
     "min_p": knob(
         "sampling",
-        f"draw from tokens at least P times as likely as the likeliest, 0 to 1; {try_value('min_p')}",
+        f"draw from the tokens at least P times as likely as the likeliest one, 0 to 1; try {knob_default('min_p')}",
         "P",
     ),
     "typical_p": knob(
         "sampling",
-        "draw from the fewest tokens with total probability P whose surprise is nearest to the entropy, 0 to 1; "
-        f"{try_value('typical_p')}",
+        "draw from the fewest tokens whose probabilities sum to P, those whose surprise, -log(probability), is nearest "
+        f"to its mean; try {knob_default('typical_p')}",
         "P",
-        ("typical",),
+        aliases=("typical",),
     ),
     "entmax_alpha": knob(
         "sampling",
-        f"draw by entmax, from softmax (1) to sparsemax (2); {try_value('entmax_alpha')}",
+        "draw by entmax, which gives unlikely tokens probability zero: none at 1 (softmax), most at 2 (sparsemax); "
+        f"try {knob_default('entmax_alpha')}",
         "A",
     ),
     "mirostat_tau": knob(
         "sampling",
-        f"hold the surprise of the text at this number of bits per token; {try_value('mirostat_tau')}",
+        "draw by mirostat, which holds the mean surprise of the text at this number of bits per token; "
+        f"try {knob_default('mirostat_tau')}",
         "BITS",
     ),
     "mirostat_eta": knob(
         "sampling",
-        f"rate of the correction by mirostat, 0 to 1; {try_value('mirostat_eta')}",
+        f"how fast mirostat corrects the surprise, from 0 (never) to 1; try {knob_default('mirostat_eta')}",
         "RATE",
     ),
     "strategy": knob(
         "sampling",
-        "name a combination; options that are not given get the values after 'try', temperature gets 1: "
-        + ", ".join(sampling.STRATEGIES),
+        f"choose options by a name: {', '.join(sampling.STRATEGIES)}. Those that are not given have the value after "
+        f"'try', temperature has {knob_default('temperature')}",
         "NAME",
         is_value=False,
     ),
     "preset": knob(
         "sampling",
-        "a temperature and a top_p by purpose: " + ", ".join(sampling.PRESETS),
+        f"set temperature and top_p for a purpose: {', '.join(sampling.PRESETS)}",
         "NAME",
         is_value=False,
     ),
     "repetition_penalty": knob(
         "penalties",
-        "make all tokens so far less likely: divide positive logits by R, multiply negative ones; try 1.2",
+        "make the tokens of the prompt and the new text less likely: divide positive logits by R, multiply negative "
+        "ones by R; 1 has no effect, try 1.2",
         "R",
-        ("repeat_penalty",),
+        aliases=("repeat_penalty",),
     ),
-    "presence_penalty": knob("penalties", "subtract A from the logit of each new token that occurred", "A"),
-    "frequency_penalty": knob("penalties", "subtract A from that logit once per occurrence", "A"),
+    "presence_penalty": knob(
+        "penalties",
+        "subtract A from the logit of every token that the new text contains; 0 has no effect",
+        "A",
+    ),
+    "frequency_penalty": knob(
+        "penalties",
+        "subtract A from a token's logit once per occurrence in the new text; 0 has no effect",
+        "A",
+    ),
     "no_repeat_ngram_size": knob(
         "penalties",
-        "never repeat a sequence of N tokens; try 3",
+        "never repeat N successive tokens of the prompt or the new text; try 3",
         "N",
-        ("no_repeat_ngram",),
+        aliases=("no_repeat_ngram",),
     ),
-    "logit_bias": knob(
+    "logit_bias": Flag(
+        None,
+        biases,
         "penalties",
-        """add to logits by token id: '{"50256": -5}'""",
+        """add to the logits of tokens, by id: '{"50256":-5}'""",
         "JSON",
-        is_value=False,
-        check=biases,
+        per_row=True,
     ),
-    "banned_ids": Flag((), ids, "penalties", "never use these token ids: '[198, 628]'", "LIST", (), True, True),
+    "banned_ids": Flag(
+        (),
+        ids,
+        "penalties",
+        "never generate the tokens with these ids: '[198,628]'",
+        "LIST",
+        is_value=True,
+        per_row=True,
+    ),
     "stop": Flag(
         (),
         strings,
         "end",
-        r"""end before this text, \n for a new line; or before any text of a list: '["one", "two"]'""",
+        r"""end before TEXT, in which \n is a new line; or before any text of a list: '["one", "two"]'""",
         "TEXT",
-        ("stop_sequences", "stop_strings"),
+        aliases=("stop_sequences", "stop_strings"),
         per_row=True,
     ),
-    "min_new_tokens": knob("end", "ban <|endoftext|> until N tokens are generated", "N", ("min_tokens",)),
-    "ignore_eos": Flag(False, switch, "end", "ban <|endoftext|>", per_row=True),
+    "min_new_tokens": knob(
+        "end",
+        "ban <|endoftext|> until there are N new tokens",
+        "N",
+        aliases=("min_tokens",),
+    ),
+    "ignore_eos": Flag(False, switch, "end", "ban <|endoftext|>, so that the text goes on", per_row=True),
     "context": Flag(
         "stop",
         one_of("stop", "slide"),
         "end",
-        "slide: at the end of the context, drop the older half and go on",
+        "when the model's context is full, stop; or slide: drop the older half of it and go on",
         "stop|slide",
     ),
-    "keep": Flag(0, whole(0), "end", "keep the first N tokens of the prompt when sliding", "N", ("n_keep",), True),
+    "keep": Flag(
+        0,
+        whole(0),
+        "end",
+        "when the context slides, keep the first N tokens of the prompt",
+        "N",
+        aliases=("n_keep",),
+        is_value=True,
+    ),
     "echo": Flag(False, switch, "output", "print the prompt before the text"),
-    "stream": Flag(True, switch, "output", "False: print the text when it is complete", "True|False"),
+    "stream": Flag(
+        True, switch, "output", "print the text as it is generated; False: when it is complete", "True|False"
+    ),
     "json": Flag(
         False,
         switch,
         "output",
-        "print one JSON object per sample: prompt, text, finish_reason, seed, index, model, settings, usage, timings",
+        "print one line of JSON per sample: prompt, text, finish_reason, seed, index, model, settings, usage, timings",
         aliases=("jsonl",),
     ),
     "logprobs": Flag(
         None,
         whole(0),
         "output",
-        "add the log-probability of every token and of the K likeliest tokens to the JSON",
+        "add to the JSON the log-probability of every token, and the K likeliest tokens with theirs",
         "K",
         is_value=True,
     ),
-    "quiet": Flag(False, switch, "output", "print no remarks: no seed, no progress bar, no speed"),
+    "quiet": Flag(False, switch, "output", "print nothing but errors to stderr: no seed, no progress bar, no speed"),
 }
 STRATEGY_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.group == "sampling")
 PENALTY_FLAGS = (*sampling.PENALTIES, "logit_bias", "banned_ids")
 ROW_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.per_row)
 
 
-def without(table, *names):
+def without(table: Mapping[str, Flag], *names: str) -> dict[str, Flag]:
+    """Return a table without the flags of these names."""
     return {name: flag for name, flag in table.items() if name not in names}
 
 
@@ -320,7 +367,7 @@ BATCH_FLAGS = {
         None,
         one_of("txt", "jsonl", "csv"),
         "run",
-        "format of PROMPTS if its name does not tell",
+        "format of PROMPTS, if its name does not show it",
         "txt|jsonl|csv",
     ),
     **without(FLAGS, "json", "stream"),
@@ -396,7 +443,7 @@ def normalize_args(
     """Rewrite arguments so that Fire reads them in only one way: `--name=value` for flags, by our names.
 
     A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts. A
-    switch does not consume the word after it, "-" is a prompt (stdin), and all words after "--" are no flags.
+    switch consumes no word after it but True or False, "-" is a prompt (stdin), and no word after "--" is a flag.
     table: the flags of the command. positional: the names of the other words, in order.
 
     >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
@@ -435,19 +482,20 @@ def normalize_flag(name, value, following, table, positional):
     name = name if name in table else aliases_of(FLAGS).get(name, name)
     if value is not None:
         return name, value
-    switches = [name for name, flag in table.items() if flag.check is switch]
+    switches = [switch_name for switch_name, flag in table.items() if flag.check is switch]
     opposite = re.sub("^no_?", "", name)
     if opposite != name and opposite in switches:
         return opposite, "False"
     if name in switches:
-        return name, following.popleft() if following and following[0].lower() in ("true", "false") else "True"
+        is_followed = following and following[0].lower() in ("true", "false")
+        return name, following.popleft() if is_followed else "True"
     if following and following[0] != "--" and not FLAG_PATTERN.fullmatch(following[0]):
         return name, following.popleft()
     check_known(name, {**table, **dict.fromkeys(positional)})
     raise ValueError(f"--{name} needs a value; write a value that begins with a dash as --{name}=VALUE")
 
 
-def check_known(name, table):
+def check_known(name: str, table: Mapping[str, object]) -> None:
     """Raise ValueError if a flag is not in the table."""
     if name in table:
         return
@@ -455,7 +503,7 @@ def check_known(name, table):
         raise ValueError(f"there is no flag --{name}: {UNSUPPORTED_FLAGS[name]}")
     if name in FLAGS:
         script = os.path.basename(sys.argv[0])
-        raise ValueError(f"{script} has no --{name}; --help lists its options")
+        raise ValueError(f"{script} has no --{name}; --help lists its options (gpt2.py has --{name})")
     aliases = {alias: flag for alias, flag in aliases_of(FLAGS).items() if flag in table}
     near = difflib.get_close_matches(name, [*table, *aliases], n=1)
     hint = f"did you mean --{aliases.get(near[0], near[0])}? " if near else ""
@@ -476,25 +524,25 @@ class Options:
     given: tuple[str, ...]
 
     def __getattr__(self, name):
-        values = self.__dict__.get("values", {})
+        values = self.__dict__.get("values", {})  # not set yet while a copy is made
         if name not in values:
             raise AttributeError(f"there is no option {name}")
         return values[name]
 
     @property
     def sampling(self) -> dict:
-        """The arguments of sampling.make_sampler."""
+        """Return the arguments of sampling.make_sampler."""
         return sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
 
     @property
     def penalties(self) -> dict:
-        """The arguments of sampling.make_logits_processor, but for those of the model and the prompt."""
+        """Return the arguments of sampling.make_logits_processor that are options."""
         return {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
 
     @property
     def window_keep(self) -> int | None:
-        """The number of ids to keep when the context slides, None if the context does not slide."""
-        return self.values["keep"] if self.values["context"] == "slide" else None
+        """Return the number of ids to keep when the context slides, None if it does not slide."""
+        return self.values["keep"] if self.values.get("context") == "slide" else None
 
 
 def check_options(asked: Mapping[str, object], table: Mapping[str, Flag] = FLAGS) -> Options:
@@ -513,7 +561,7 @@ def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Option
     return Options(MappingProxyType(values), tuple(given))
 
 
-def check_together(options):
+def check_together(options: Options) -> None:
     """Raise ValueError for options that contradict each other."""
     sampling.make_sampler(**options.sampling)
     sampling.make_logits_processor(**options.penalties)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -31,6 +32,19 @@ def four_at_once(function):
     for thread in threads:
         thread.join()
     return results
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """Undo what cli.command.run does to the logger of the project."""
+    log = logging.getLogger("picogpt")
+    handlers = log.handlers
+    propagate = log.propagate
+    level = log.level
+    yield
+    log.handlers = handlers
+    log.propagate = propagate
+    log.setLevel(level)
 
 
 @pytest.fixture
