@@ -37,7 +37,8 @@ def complete(
         utils.find_model(options.model_size, options.models_dir)  # an unknown model is an error before a pipe is read
         prompt = read_prompt(prompt)
         seed = draw_seed() if options.seed is None else options.seed
-        model = utils.load(options.model_size, options.models_dir, fast=True)
+        is_engine = generate is generate_samples  # the reference loops compute with plain arrays
+        model = utils.load(options.model_size, options.models_dir, fast=is_engine)
 
         def answer(text, index=0):
             complete_prompt(text, model, options, new_sampler, generate, seed, index)

@@ -18,6 +18,8 @@ import pytest
 import cli.command
 import gpt2
 from cli import help
+from engine import slots
+from random_gpt2 import HPARAMS, random_params
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
@@ -63,6 +65,27 @@ def here(monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """A list that grows by the shape of the inputs of every pass through the model."""
+    shapes = []
+    original = gpt2.transformer
+
+    def recording(inputs, *args, **options):
+        shapes.append(np.shape(inputs))
+        return original(inputs, *args, **options)
+
+    monkeypatch.setattr(gpt2, "transformer", recording)
+    monkeypatch.setattr(slots, "transformer", recording)
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def params():
+    """The weights of a small random model."""
+    return random_params(**HPARAMS)
 
 
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):

@@ -292,7 +292,9 @@ PROMPT = [5, 17, 42]
 def texts(n_new=29, sampler="greedy", seed=0, prompt=PROMPT, **knobs):
     processor = make_logits_processor(n_prompt=len(prompt), **knobs)
     rng = np.random.default_rng(seed)
-    return list(generate(prompt, PARAMS, HPARAMS["n_head"], n_new, make_sampler(sampler), rng, logits_processor=processor))
+    return list(
+        generate(prompt, PARAMS, HPARAMS["n_head"], n_new, make_sampler(sampler), rng, logits_processor=processor)
+    )
 
 
 def has_a_run_twice(ids, size):
@@ -341,7 +343,9 @@ def test_the_text_does_not_end_before_min_new_tokens():
                 HPARAMS["n_head"],
                 29,
                 stop_ids=[end],
-                logits_processor=lambda logits, ids: (processor or (lambda x, _: x))(bias(logits, ids, {end: 99.0}), ids),
+                logits_processor=lambda logits, ids: (processor or (lambda x, _: x))(
+                    bias(logits, ids, {end: 99.0}), ids
+                ),
             )
         )
 

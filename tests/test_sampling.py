@@ -944,7 +944,10 @@ def test_a_fraction_is_a_temperature():
         ({"strategy": "typical", "mirostat_eta": 1}, "mirostat_eta has no effect with strategy typical.* mirostat$"),
         ({"entmax_alpha": 1.5, "mirostat_tau": 3}, "entmax and mirostat cannot be combined"),
         ({"strategy": greedy, "temperature": 0.5}, "temperature cannot be combined with a sampler of your own"),
-        ({"strategy": greedy, "preset": "chatbot"}, "temperature and top_p cannot be combined with a sampler of your own"),
+        (
+            {"strategy": greedy, "preset": "chatbot"},
+            "temperature and top_p cannot be combined with a sampler of your own",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_in_the_words_of_the_user(arguments, message):

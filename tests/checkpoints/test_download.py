@@ -472,7 +472,9 @@ def test_a_full_disk_is_told_with_the_folder(models, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; free some disk space"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot download to .*124M: .*No space left on device; free some disk space"
+    ):
         load(models)
 
 
