@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from cli import help, output
-from cli.flags import normalize_args
+from cli.arguments import normalize_args
 
 VERSION = "0.1.0"
 DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error

@@ -10,8 +10,10 @@ import numpy as np
 import sampling
 import utils
 from cli import output
+from cli.arguments import check_known
 from cli.command import quiet
-from cli.flags import FLAGS, PICO_FLAGS, Options, check_known, check_options, without
+from cli.flags import FLAGS, PICO_FLAGS, without
+from cli.options import Options, check_options
 from cli.prompt import check_words, prompt_loop, read_prompt
 from engine.batching import generate_by, generate_samples
 from engine.completion import Completion

@@ -1,115 +1,15 @@
-"""The flags of all commands: one table, and the steps from the words of a command line to checked options.
-
-    ["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "Once upon"] -> {...} -> Options
+"""The flags of all commands: one table of names, defaults, checks and help.
 
 `--help` (cli/help.py), the settings of batch rows and of explore.py, and the tables in docs/ derive from these tables.
 """
 
-import contextlib
-import difflib
-import json
-import math
-import os
-import re
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 
 import sampling
 import utils
-
-# ---- checks: (name, value) -> value, or ValueError -------------------------------------------------------------
-
-Check = Callable[[str, object], object]
-ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
-BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-def whole(least: int, most: float = math.inf) -> Check:
-    """Return a check for whole numbers from `least` to `most`."""
-
-    def check(name, value):
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            end = "upwards" if most == math.inf else f"to {most}"
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} {end}")
-        return value
-
-    return check
-
-
-def one_of(*choices: str) -> Check:
-    """Return a check for one of several words."""
-
-    def check(name, value):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
-        return value
-
-    return check
-
-
-def switch(name: str, value: object) -> bool:
-    if str(value).lower() not in BOOLEANS:
-        raise ValueError(f"{name} is {value!r}; it must be True or False")
-    return BOOLEANS[str(value).lower()]
-
-
-def text(name: str, value: object) -> str:
-    return str(value)
-
-
-def strings(name: str, value: object) -> tuple[str, ...]:
-    """Return a tuple of strings: one string, in which \\n, \\t and \\\\ are escapes, or a JSON list of strings."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # not JSON: an ordinary text that begins with a bracket
-            value = json.loads(value) if value.startswith("[") else value
-    if isinstance(value, str):
-        value = [re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], value)]
-    if not isinstance(value, (list, tuple)) or not all(isinstance(string, str) and string for string in value):
-        raise ValueError(f"{name} is {value!r}; it must be a text or a JSON list of texts, none of them empty")
-    return tuple(value)
-
-
-def ids(name: str, value: object) -> tuple:
-    return tuple(value) if isinstance(value, (list, tuple, set)) else (value,)
-
-
-def biases(name: str, value: object) -> dict[int, float]:
-    """Return {id: number} from a JSON object {"id": number}."""
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        return {int(token): number for token, number in value.items()}
-    except (ValueError, TypeError, AttributeError):
-        example = '{"50256": -100}'
-        raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, as in '{example}'") from None
-
-
-def unchecked(name: str, value: object) -> object:
-    return value  # sampling.py checks it
-
-
-def several(check: Check) -> Check:
-    """Return a check for one value or several, as in 0.3,0.7,1.0: a tuple.
-
-    >>> several(unchecked)("temperature", (0.3, 0.7)), several(unchecked)("preset", "chatbot,code_comments")
-    ((0.3, 0.7), ('chatbot', 'code_comments'))
-    """
-
-    def check_several(name, value):
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",")]
-        values = value if isinstance(value, (list, tuple, set)) else [value]
-        if not values:
-            raise ValueError(f"{name} is an empty list; give one value, or several separated by commas")
-        return tuple(check(name, each) for each in values)
-
-    return check_several
-
-
-# ---- the tables ------------------------------------------------------------------------------------------------
+from cli.checks import Check, biases, ids, one_of, several, strings, switch, text, unchecked, whole
 
 
 @dataclass(frozen=True)
@@ -412,6 +312,7 @@ EXPLORE_FLAGS = {
     ),
     "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),
     **{name: replace(FLAGS[name], check=several(FLAGS[name].check)) for name in VIEW_SETTINGS},
+    "min_new_tokens": replace(FLAGS["min_new_tokens"], check=several(FLAGS["min_new_tokens"].check), group="penalties"),
     "logit_bias": FLAGS["logit_bias"],
     "banned_ids": FLAGS["banned_ids"],
 }
@@ -430,148 +331,3 @@ UNSUPPORTED_FLAGS = {  # flags of other programs -> what to use instead
 def aliases_of(table: Mapping[str, Flag]) -> dict[str, str]:
     """Return {alias: name} of the flags in a table, and of the prompt."""
     return POSITIONAL_ALIASES | {alias: name for name, flag in table.items() for alias in flag.aliases}
-
-
-# ---- from words to flags ---------------------------------------------------------------------------------------
-
-FLAG_PATTERN = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
-
-
-def normalize_args(
-    arguments: Iterable[str], table: Mapping[str, Flag] = FLAGS, positional: tuple[str, ...] = ("prompt",)
-) -> list[str]:
-    """Rewrite arguments so that Fire reads them in only one way: `--name=value` for flags, by our names.
-
-    A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts. A
-    switch consumes no word after it but True or False, "-" is a prompt (stdin), and no word after "--" is a flag.
-    table: the flags of the command. positional: the names of the other words, in order.
-
-    >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
-    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', 'Once upon']
-    """
-    arguments = deque(arguments)
-    flags = []
-    words = []
-    while arguments:
-        argument = arguments.popleft()
-        if argument == "--":
-            words += arguments
-            break
-        if match := FLAG_PATTERN.fullmatch(argument):
-            flags.append(normalize_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
-        else:
-            words.append(argument)
-    check_given_once([name for name, _ in flags], words, positional)
-    for i, (name, word) in enumerate(zip(positional, words, strict=False)):
-        if word.startswith("-"):
-            words[i] = f"--{name}={word}"
-    return [f"--{name}={value}" for name, value in flags] + words
-
-
-def check_given_once(names, words, positional):
-    """Raise ValueError if --stop or a positional argument is given twice."""
-    if names.count("stop") > 1:
-        raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
-    for name, word in zip(positional, words, strict=False):
-        if name in names:
-            raise ValueError(f"the {name} is given twice, as --{name} and as {word!r}; remove one of them")
-
-
-def normalize_flag(name, value, following, table, positional):
-    """Return a flag's name in the table, and its value, which may be the first of the words that follow."""
-    name = name if name in table else aliases_of(FLAGS).get(name, name)
-    if value is not None:
-        return name, value
-    switches = [switch_name for switch_name, flag in table.items() if flag.check is switch]
-    opposite = re.sub("^no_?", "", name)
-    if opposite != name and opposite in switches:
-        return opposite, "False"
-    if name in switches:
-        is_followed = following and following[0].lower() in ("true", "false")
-        return name, following.popleft() if is_followed else "True"
-    if following and following[0] != "--" and not FLAG_PATTERN.fullmatch(following[0]):
-        return name, following.popleft()
-    check_known(name, {**table, **dict.fromkeys(positional)})
-    raise ValueError(f"--{name} needs a value; write a value that begins with a dash as --{name}=VALUE")
-
-
-def check_known(name: str, table: Mapping[str, object]) -> None:
-    """Raise ValueError if a flag is not in the table."""
-    if name in table:
-        return
-    if name in UNSUPPORTED_FLAGS:
-        raise ValueError(f"there is no flag --{name}: {UNSUPPORTED_FLAGS[name]}")
-    if name in FLAGS:
-        script = os.path.basename(sys.argv[0])
-        raise ValueError(f"{script} has no --{name}; --help lists its options (gpt2.py has --{name})")
-    aliases = {alias: flag for alias, flag in aliases_of(FLAGS).items() if flag in table}
-    near = difflib.get_close_matches(name, [*table, *aliases], n=1)
-    hint = f"did you mean --{aliases.get(near[0], near[0])}? " if near else ""
-    raise ValueError(f"there is no flag --{name}; {hint}--help lists all options")
-
-
-# ---- from flags to options -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Options:
-    """The checked values of all flags of a command, as attributes: `options.temperature`.
-
-    values: {name: value}, defaults included. given: the names that were set.
-    """
-
-    values: Mapping[str, object]
-    given: tuple[str, ...]
-
-    def __getattr__(self, name):
-        values = self.__dict__.get("values", {})  # not set yet while a copy is made
-        if name not in values:
-            raise AttributeError(f"there is no option {name}")
-        return values[name]
-
-    @property
-    def sampling(self) -> dict:
-        """Return the arguments of sampling.make_sampler."""
-        return sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
-
-    @property
-    def penalties(self) -> dict:
-        """Return the arguments of sampling.make_logits_processor that are options."""
-        return {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
-
-    @property
-    def window_keep(self) -> int | None:
-        """Return the number of ids to keep when the context slides, None if it does not slide."""
-        return self.values["keep"] if self.values.get("context") == "slide" else None
-
-
-def check_options(asked: Mapping[str, object], table: Mapping[str, Flag] = FLAGS) -> Options:
-    """Return the options: `asked` and the defaults of the other flags. Raise ValueError for an invalid combination."""
-    options = check_each(asked, table)
-    check_together(options)
-    return options
-
-
-def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Options:
-    """Return the options of a table. Raise ValueError for an unknown flag or an invalid value."""
-    for name in asked:
-        check_known(name, table)
-    given = sampling.without_none(asked)
-    values = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
-    return Options(MappingProxyType(values), tuple(given))
-
-
-def check_together(options: Options) -> None:
-    """Raise ValueError for options that contradict each other."""
-    sampling.make_sampler(**options.sampling)
-    sampling.make_logits_processor(**options.penalties)
-    values = options.values
-    shortest = values.get("min_new_tokens") or 0
-    if shortest > options.n_tokens_to_generate:
-        raise ValueError(
-            f"min_new_tokens is {shortest}, but n_tokens_to_generate is only {options.n_tokens_to_generate}"
-        )
-    if values.get("logprobs") is not None and values.get("json") is False:
-        raise ValueError("logprobs are part of the JSON output: add --json, or remove --logprobs")
-    if values.get("keep") and options.context != "slide":
-        raise ValueError("keep has no effect unless the context slides: add --context slide, or remove --keep")

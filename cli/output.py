@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 
 import sampling
-from cli.flags import Options
+from cli.options import Options
 from engine.completion import Completion
 from utils import Model
 

@@ -17,8 +17,9 @@ import utils
 from checkpoints import files
 from cli.command import quiet
 from cli.complete import draw_seed, encode_prompt, new_completion
-from cli.flags import BATCH_FLAGS, ROW_FLAGS, Options
+from cli.flags import BATCH_FLAGS, ROW_FLAGS
 from cli.help import Command
+from cli.options import Options
 from cli.output import Clock
 from engine.batching import Job, decode_together
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 import sampling
-from cli.flags import Options
+from cli.options import Options
 from engine.batching import generate_samples
 from utils import Model
 from views import screen, settings

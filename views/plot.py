@@ -13,7 +13,7 @@ import numpy as np
 
 import gpt2
 import sampling
-from cli.flags import Options
+from cli.options import Options
 from utils import Model
 from views import screen, settings
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages

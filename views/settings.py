@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import sampling
-from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS, Options
+from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS
+from cli.options import Options
 from engine.completion import Completion
 from utils import Model
 

@@ -11,6 +11,7 @@ import pytest
 import gpt2
 import sampling
 from cli import command, complete, flags
+from cli.options import check_options
 
 TABLES = [flags.FLAGS, flags.PICO_FLAGS, flags.BATCH_FLAGS, flags.EXPLORE_FLAGS]
 ALL_FLAGS = [(name, flag) for table in TABLES for name, flag in table.items()]
@@ -106,14 +107,14 @@ def test_the_name_of_a_flag_may_have_dashes_for_underscores(received):
     ],
 )
 def test_a_stop_string_has_escapes_and_a_list_of_them_is_json(typed, stops):
-    assert flags.check_options({"stop": typed}).stop == stops
+    assert check_options({"stop": typed}).stop == stops
 
 
 # ---- frozen options --------------------------------------------------------------------------------------------
 
 
 def test_options_cannot_be_changed_after_the_check():
-    options = flags.check_options({"seed": 7})
+    options = check_options({"seed": 7})
     for name in ("seed", "values", "given", "index"):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(options, name, 8)
@@ -127,20 +128,20 @@ def test_options_cannot_be_changed_after_the_check():
 
 def test_options_do_not_change_with_the_arguments_they_were_made_from():
     asked = {"seed": 7}
-    options = flags.check_options(asked)
+    options = check_options(asked)
     asked["seed"] = 8
     assert options.seed == 7
 
 
 def test_an_unknown_option_is_an_attribute_error():
-    options = flags.check_options({})
+    options = check_options({})
     with pytest.raises(AttributeError, match="there is no option temprature"):
         _ = options.temprature
     assert not hasattr(copy.copy(options), "temprature")
 
 
 def test_options_have_the_value_of_each_flag_and_the_names_of_those_given():
-    options = flags.check_options({"seed": 7, "temperature": 0.5, "top_k": None})
+    options = check_options({"seed": 7, "temperature": 0.5, "top_k": None})
     assert dict(options.values) == {name: flag.default for name, flag in flags.FLAGS.items()} | {
         "seed": 7,
         "temperature": 0.5,
@@ -150,10 +151,10 @@ def test_options_have_the_value_of_each_flag_and_the_names_of_those_given():
 
 
 def test_the_context_slides_only_if_the_options_say_so():
-    assert flags.check_options({}).window_keep is None
-    assert flags.check_options({"context": "slide"}).window_keep == 0
-    assert flags.check_options({"context": "slide", "keep": 3}).window_keep == 3
-    assert flags.check_options({}, flags.without(flags.FLAGS, "context", "keep")).window_keep is None
+    assert check_options({}).window_keep is None
+    assert check_options({"context": "slide"}).window_keep == 0
+    assert check_options({"context": "slide", "keep": 3}).window_keep == 3
+    assert check_options({}, flags.without(flags.FLAGS, "context", "keep")).window_keep is None
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ from run_script import stdout_of
 
 import gpt2_pico
 import sampling
-from cli import flags, help
+from cli import help
+from runner.local import BATCH
+from views.command import EXPLORE
 
 COMMANDS = [
     help.GPT2,
     help.PICO,
-    help.Command("batch.py PROMPTS", "About.", flags.BATCH_FLAGS, ()),
-    help.Command("explore.py VIEW", "About.", flags.EXPLORE_FLAGS, ()),
+    BATCH,
+    EXPLORE,
 ]
 every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.usage.split()[0])
 
