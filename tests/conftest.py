@@ -1,4 +1,4 @@
-"""What several test modules share: a GPT-2 so small that a test can afford it, in the official layout."""
+"""Fixtures of several test modules: scripts run in this process, and a very small GPT-2 in the official layout."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow tiny models down on a busy machine
 
 import numpy as np
 import pytest
@@ -26,8 +26,9 @@ TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer"
 
 
 def four_at_once(function):
-    """Call `function` in four threads that begin together; return what those that did not fail gave back."""
-    results, start = [], threading.Barrier(4)
+    """Call `function` in four threads that start together; return the results of the calls that did not fail."""
+    results = []
+    start = threading.Barrier(4)
     threads = [threading.Thread(target=lambda: (start.wait(), results.append(function()))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -51,7 +52,7 @@ def logging_as_before():
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Run a script in this process with the given words: (exit code, stdout, stderr)."""
+    """A function that runs a script in this process and returns (exit code, stdout, stderr)."""
 
     def run(*words, main=gpt2.main, command=help.GPT2, piped=b""):
         monkeypatch.chdir(ROOT)
@@ -89,7 +90,7 @@ def params():
 
 
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):
-    """The tensors of an official checkpoint, with random weights; the names and shapes are spelled out anew here."""
+    """Return the tensors of an official checkpoint with random weights. Names and shapes are not the product's own."""
     block = {
         "attn/c_attn/b": [3 * n_embd],
         "attn/c_attn/w": [1, n_embd, 3 * n_embd],
@@ -113,9 +114,9 @@ def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):
 
 @pytest.fixture(scope="session")
 def save_checkpoint():
-    """A function that writes tensors {name: array} as a TensorFlow checkpoint into a folder."""
+    """A function that writes tensors {name: array} to a folder as a TensorFlow checkpoint."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
+        warnings.simplefilter("ignore")  # TensorFlow's own warnings
         import tensorflow as tf
 
     def save(folder, tensors, prefix="model.ckpt"):
@@ -133,6 +134,7 @@ def save_checkpoint():
 
 @pytest.fixture(scope="session")
 def pristine_tiny(tmp_path_factory, save_checkpoint):
+    """A folder with an official checkpoint, to be copied by tests: see tiny_checkpoint."""
     folder = tmp_path_factory.mktemp("pristine")
     bytes_as_characters = [chr(b) for b in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
     bytes_as_characters += [chr(0x100 + i) for i in range(256 - len(bytes_as_characters))]
@@ -147,5 +149,5 @@ def pristine_tiny(tmp_path_factory, save_checkpoint):
 
 @pytest.fixture
 def tiny_checkpoint(tmp_path, pristine_tiny):
-    """The folder models/tiny-random, a fresh copy: a GPT-2 of 2 layers, 8 wide, 260 tokens, random weights."""
+    """The folder models/tiny-random, a new copy: a GPT-2 with 2 layers, n_embd 8, 260 tokens and random weights."""
     return shutil.copytree(pristine_tiny, tmp_path / "models" / "tiny-random")
