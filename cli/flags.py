@@ -249,6 +249,9 @@ def without(table: Mapping[str, Flag], *names: str) -> dict[str, Flag]:
     return {name: flag for name, flag in table.items() if name not in names}
 
 
+MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
+N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
+
 PICO_FLAGS = without(FLAGS, "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
 BATCH_FLAGS = {
     "output": Flag(None, text, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
@@ -259,7 +262,7 @@ BATCH_FLAGS = {
         None,
         whole(1),
         "run",
-        "decode N samples at a time; by default as many as fit in half of the free memory, at most 64",
+        f"decode N samples at a time; by default as many as fit in half of the free memory, at most {MAX_BATCH_SIZE}",
         "N",
         is_value=True,
     ),
@@ -284,8 +287,9 @@ EXPLORE_FLAGS = {
         None,
         whole(1),
         "view",
-        "next, plot: show the N likeliest tokens (default 12 and 10; 5 with --steps); score: list the N most "
-        "surprising tokens (default 5, all without colour)",
+        f"next, plot: show the N likeliest tokens (default {N_ROWS['next']} and {N_ROWS['plot']}; "
+        f"{N_ROWS['next --steps']} with --steps); score: list the N most surprising tokens (default {N_ROWS['score']}, "
+        "all without colour)",
         "N",
         is_value=True,
     ),
