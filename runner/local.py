@@ -267,7 +267,7 @@ def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Ru
 
 
 def default_batch_size(hparams: dict) -> tuple[int, int]:
-    """Return how many slots fit in half of the free memory, from 1 to MAX_BATCH_SIZE, and the most bytes of one slot."""
+    """Return the number of slots that fit in half of the free memory, at most MAX_BATCH_SIZE, and the bytes of one."""
     n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
     bytes_per_slot = 4 * n_floats
     n_slots = free_memory() // 2 // bytes_per_slot

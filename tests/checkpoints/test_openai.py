@@ -542,7 +542,10 @@ def test_two_at_once_convert_once(tiny_checkpoint, monkeypatch):
 
 
 def test_the_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
-    code = f"import pathlib\nfrom checkpoints import files\nwith files.locked(pathlib.Path({str(tmp_path)!r})): print('in', flush=True); input()"
+    code = (
+        "import pathlib\nfrom checkpoints import files\n"
+        f"with files.locked(pathlib.Path({str(tmp_path)!r})): print('in', flush=True); input()"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder, open(tmp_path / ".lock", "ab") as file:
         assert holder.stdout.readline().strip() == b"in"
