@@ -17,7 +17,8 @@ from utils import Model
 def grid(options: Options) -> list[dict]:
     """Return every combination of the values given, as {option: value}; the last option changes fastest.
 
-    >>> from cli.flags import EXPLORE_FLAGS, check_each
+    >>> from cli.flags import EXPLORE_FLAGS
+    >>> from cli.options import check_each
     >>> grid(check_each({"temperature": (0.3, 0.7), "top_p": 0.9}, EXPLORE_FLAGS))
     [{'temperature': 0.3, 'top_p': 0.9}, {'temperature': 0.7, 'top_p': 0.9}]
     """
