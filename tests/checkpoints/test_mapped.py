@@ -150,7 +150,7 @@ def test_a_model_in_a_read_only_folder_is_converted_for_this_run(tiny_checkpoint
     refuse_to_write(monkeypatch, name, tiny_checkpoint)
     params = load_weights(tiny_checkpoint)
     assert files_in(tiny_checkpoint) == before
-    assert os.name == "nt" or not files_in(scratch)  # Windows cannot delete what is mapped
+    assert os.name == "nt" or not files_in(scratch)  # Windows cannot delete a mapped file
     assert_weights(params)
     assert not params["wte"].flags.writeable
 
