@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow tiny models down on a busy machine
@@ -23,6 +24,13 @@ from random_gpt2 import HPARAMS, random_params
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
+
+
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self):
+        return True
 
 
 def four_at_once(function):
@@ -151,3 +159,25 @@ def pristine_tiny(tmp_path_factory, save_checkpoint):
 def tiny_checkpoint(tmp_path, pristine_tiny):
     """The folder models/tiny-random, a new copy: a GPT-2 with 2 layers, n_embd 8, 260 tokens and random weights."""
     return shutil.copytree(pristine_tiny, tmp_path / "models" / "tiny-random")
+
+
+@pytest.fixture(scope="session")
+def golden_folders(tmp_path_factory):
+    """Return the folder with the models in golden_formats.zip, which tests must not change."""
+    folder = tmp_path_factory.mktemp("formats")
+    with zipfile.ZipFile(ROOT / "tests" / "golden_formats.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(golden_folders):
+    """Return {folder name: logits} of the models in golden_formats.zip, and the ids of their prompt."""
+    with np.load(golden_folders / "golden.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture
+def models(golden_folders, tmp_path):
+    """Return a copy of the models in golden_formats.zip, which a test may change."""
+    return shutil.copytree(golden_folders, tmp_path / "models")
