@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests: a small random model, and a record of the passes through it."""
+"""Fixtures for the tests of the engine: a small random model, and a record of its forward passes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def params():
 
 @pytest.fixture
 def passes(monkeypatch):
-    """A list that grows by the shape of the inputs of every pass through the model."""
+    """A list to which every forward pass appends the shape of its inputs."""
     shapes = []
     original = gpt2.transformer
 
