@@ -126,7 +126,7 @@ def test_a_chunk_of_queries_reads_no_key_after_its_last_position(params, monkeyp
     assert shapes[:3] == [(12, 12, 12, (12, 12)), (12, 24, 24, (12, 24)), (6, 30, 30, (6, 30))]
 
 
-def test_gelu_equals_the_textbook_form_and_does_not_overflow_far_from_zero():
+def test_gelu_equals_that_of_gpt2_pico_and_does_not_overflow_far_from_zero():
     x = np.float32([-1e4, -30, -9.8, 0, 30, 1e4])
     np.testing.assert_allclose(gpt2.gelu(x), [0, 0, 0, 0, 30, 1e4], rtol=0, atol=1e-30)
     x = np.linspace(-8, 8, 4001, dtype=np.float32)
@@ -356,7 +356,7 @@ def test_generate_accepts_any_iterable_of_ids_and_does_not_change_a_list(params,
 
 
 @pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
-def test_generate_fills_the_context_exactly(params, n_prompt):
+def test_generate_fills_the_context_exactly_and_ends(params, n_prompt):
     new = generated(params, ids_of(6, n_prompt), 1000)
     assert n_prompt + len(new) - 1 == N_CTX
 
