@@ -1,12 +1,13 @@
-# make run       generate text with the bundled model, in an environment of its own (.venv)
-# make test      lint and test
-# make bench     measure, beside transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick for a few minutes
-# make install   just make .venv
-# Another Python: make run PYTHON=python3.12
+# make run       install into .venv and continue a text with the bundled model; PROMPT= and ARGS= change both
+# make test      run the linter and the tests
+# make bench     compare the speed with transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick: minutes
+# make install   only install into .venv
+# make clean     remove both environments
+# PYTHON=python3.12 selects another Python for .venv.
 PYTHON ?= python3
 PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
 
-# The prompt reaches Python through the environment, so that neither make nor the shell reads its quotes and dollars.
+# The prompt reaches Python through the environment, so that make and the shell do not interpret quotes and dollars.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
@@ -30,7 +31,7 @@ clean:
 
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or \
-	  sys.exit("Python 3.10 to 3.13 is needed (TensorFlow has no other); this is %d.%d. Try: make run PYTHON=python3.12" % sys.version_info[:2])'
+	  sys.exit("Python %d.%d is not supported: TensorFlow needs 3.10 to 3.13. Try: make run PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -3,7 +3,8 @@
 
 def main(prompts=None, *words, **options):
     """Continue the prompts of a file. `python batch.py --help` lists all options."""
-    from cli.flags import BATCH_FLAGS, check_options
+    from cli.flags import BATCH_FLAGS
+    from cli.options import check_options
     from runner.local import complete_all
 
     complete_all(prompts, words, check_options(options, BATCH_FLAGS))

@@ -258,7 +258,7 @@ def check_length(n_prompt, n_ctx, remedy="shorten it"):
 def main(prompt=None, *words, strategy=None, temperature=None, top_p=None, **options):
     """Continue a text. `python gpt2.py --help` lists all options; None means that an option was not given."""
     from cli.complete import complete
-    from cli.flags import check_options
+    from cli.options import check_options
 
     options = check_options({"strategy": strategy, "temperature": temperature, "top_p": top_p, **options})
     new_sampler = partial(make_sampler, **options.sampling)  # strategy, temperature, top_p ... -> (logits, rng) -> id

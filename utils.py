@@ -87,7 +87,7 @@ def load_folder(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, d
         return hugging_face.load(folder)
     if (folder / "ckpt.pt").is_file():
         return nanogpt.load(folder, models_dir)
-    return openai.load(folder, models_dir)  # download it, or say what is missing
+    return openai.load(folder, models_dir)  # download the model or report the missing files
 
 
 # ---- find ------------------------------------------------------------------------------------------------------

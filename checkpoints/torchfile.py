@@ -212,12 +212,14 @@ def run(instructions: Iterable[tuple[pickletools.OpcodeInfo, Any, int]]) -> Any:
             case "GLOBAL":
                 stack.append(admit(argument.replace(" ", ".")))
             case "STACK_GLOBAL":
-                module, name = stack.pop(-2), stack.pop()
+                name = stack.pop()
+                module = stack.pop()
                 stack.append(admit(f"{module}.{name}" if type(module) is type(name) is str else "no name"))
             case "BINPERSID":
                 stack.append(as_storage(*stack.pop()))
             case "REDUCE":
-                name, arguments = stack.pop(-2), stack.pop()
+                arguments = stack.pop()
+                name = stack.pop()
                 stack.append(reduce(name, arguments))
             case "BUILD":
                 stack.pop()  # the attributes of an OrderedDict, where torch stores version numbers

@@ -10,12 +10,12 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from cli import help, output
-from cli.flags import normalize_args
+from cli.arguments import normalize_args
 
 VERSION = "0.1.0"
 DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error
@@ -92,17 +92,17 @@ def call_with_fire(main, arguments, table):
     # prompts "1984", "a, b" and "{x}" would arrive as a number, a tuple and a set.
     from fire import Fire, decorators, parser
 
-    values = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
+    evaluated = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
     parameters = inspect.signature(main).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     decorators.SetParseFn(str)(main)
-    decorators.SetParseFns(**values)(main)
+    decorators.SetParseFns(**evaluated)(main)
     Fire(main, command=normalize_args(arguments, table, tuple(positional)))
 
 
 @contextlib.contextmanager
-def quiet(is_quiet: bool):
-    """Log errors only, if `is_quiet`."""
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Log errors only, if `is_quiet`, until the block ends."""
     level = log.level
     if is_quiet:
         log.setLevel(logging.ERROR)

@@ -10,8 +10,10 @@ import numpy as np
 import sampling
 import utils
 from cli import output
+from cli.arguments import check_known
 from cli.command import quiet
-from cli.flags import PICO_FLAGS, Options, check_known, check_options
+from cli.flags import FLAGS, PICO_FLAGS, without
+from cli.options import Options, check_options
 from cli.prompt import check_words, prompt_loop, read_prompt
 from engine.batching import generate_by, generate_samples
 from engine.completion import Completion
@@ -29,15 +31,16 @@ def complete(
 ) -> None:
     """Print the completions of `prompt`, or of each prompt typed at the terminal if it is None.
 
-    words: further words of the command line. new_sampler: makes the sampler of one text. generate: yields the steps,
+    words: further words of the command line. new_sampler: returns the sampler of one text. generate: yields the steps,
     as engine.batching.generate_samples does. Errors of the request raise ValueError before the model is loaded.
     """
     check_words(prompt, words)
     with quiet(options.quiet):
-        utils.find_model(options.model_size, options.models_dir)
+        utils.find_model(options.model_size, options.models_dir)  # an unknown model is an error before a pipe is read
         prompt = read_prompt(prompt)
         seed = draw_seed() if options.seed is None else options.seed
-        model = utils.load(options.model_size, options.models_dir, fast=True)
+        is_engine = generate is generate_samples  # the reference loops compute with plain arrays
+        model = utils.load(options.model_size, options.models_dir, fast=is_engine)
 
         def answer(text, index=0):
             complete_prompt(text, model, options, new_sampler, generate, seed, index)
@@ -49,10 +52,10 @@ def complete(
 
 
 def complete_with_reference(generate: Callable, prompt: str | None, words: tuple, asked: dict) -> None:
-    """`complete` with a reference loop such as gpt2_pico.generate: one sample, no penalties, no sliding context."""
+    """Print one completion by a reference loop such as gpt2_pico.generate, without penalties or a sliding context."""
     for name in asked:
         check_known(name, PICO_FLAGS)
-    options = check_options(asked)
+    options = check_options(asked, without(FLAGS, "context", "keep"))
     complete(prompt, words, options, partial(make_sampler, **options.sampling), partial(generate_by, generate))
 
 
@@ -71,14 +74,23 @@ def complete_prompt(prompt, model, options, new_sampler, generate, seed, index):
         pieces = list(pieces)
     beginning = prompt if options.echo else ""
     if options.json:
-        about = {"prompt": prompt, "n_prompt": len(ids), "seed": seed, "model": model, "options": options}
-        output.write_json(pieces, beginning, partial(output.make_record, **about, clock=clock))
+        record_of = partial(
+            output.make_record,
+            prompt=prompt,
+            n_prompt=len(ids),
+            seed=seed,
+            model=model,
+            options=options,
+            clock=clock,
+        )
+        output.write_json(pieces, beginning, record_of)
     else:
         output.write_text(pieces, beginning)
     remark_after(completions, clock)
 
 
 def is_streamed(options):
+    """Return whether text is printed while it is generated."""
     return options.stream and not options.json
 
 
@@ -88,9 +100,9 @@ def draw_seed() -> int:
 
 
 def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
-    """Return the ids of a prompt, the start token if it is empty. Raise ValueError if the model cannot take it.
+    """Return the ids of a prompt, the start token if it is empty. Raise ValueError if it is too long for the model.
 
-    Token ids in the options and `keep` depend on the model's sizes; they are checked here too.
+    Token ids in the options and `keep` are checked here too, because their limits are sizes of the model.
     """
     ids = model.encoder.encode(prompt) or [model.encoder.start]
     sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), model.n_vocab)
@@ -108,7 +120,7 @@ def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
 def new_completion(
     model: Model, options: Options, sampler: Callable, n_prompt: int, seeds: tuple[int, int, int]
 ) -> Completion:
-    """Return an empty completion. seeds: the seed, the number of the prompt and the number of the sample."""
+    """Return a completion without ids. seeds: the seed, the number of the prompt and the number of the sample."""
     end_of_text = model.encoder.end_of_text
     stop_ids = () if end_of_text is None else (end_of_text,)
     penalties = options.penalties
@@ -136,11 +148,12 @@ def remark_before(options, prompt, completions, seed, n_room):
         log.info(f"The {len(completions)} samples will be equal: add --temperature or a similar option to draw.")
     if prompt.endswith(" "):
         log.info("The prompt ends with a space. GPT-2 writes better without it: its tokens begin with the space.")
-    if n_room < options.n_tokens_to_generate and options.context == "stop":
+    if n_room < options.n_tokens_to_generate and options.values.get("context") == "stop":
         log.info(f"The context has room for {n_room} new tokens; --context slide goes on beyond it.")
 
 
 def remark_after(completions, clock):
+    """Remark on the number of tokens, the speed and the finish reasons."""
     n_new = sum(len(completion.ids) for completion in completions)
     reasons = ", ".join(completion.finish_reason for completion in completions)
     log.info(

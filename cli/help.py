@@ -1,4 +1,4 @@
-"""`--help`, generated from the tables of cli/flags.py, and what else a command is for `cli.command.run`."""
+"""`--help`, generated from the tables of cli/flags.py and the description of a command."""
 
 import textwrap
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ GROUPS = {  # heading of each group of flags
     "run": "The run",
     "view": "The view",
     "text": "The text",
-    "sampling": "The choice of each token: the likeliest, unless an option says otherwise",
+    "sampling": "The choice of each token: the likeliest one, unless one of these is given",
     "penalties": "Penalties, biases and bans",
-    "end": "The end of the text: <|endoftext|>, N tokens, the end of the context, or",
-    "output": "Output: new text goes to stdout, remarks to a terminal on stderr",
+    "end": "The end of the text, besides N tokens and <|endoftext|>",
+    "output": "Output: text goes to stdout, remarks go to stderr if it is a terminal",
 }
 
 
@@ -24,7 +24,8 @@ GROUPS = {  # heading of each group of flags
 class Command:
     """A command: its flags, and the parts of its help that are not about a flag.
 
-    usage: the words after `python`. about: paragraphs, wrapped here; one that begins with a space stays as it is.
+    usage: the words after `python`. about: paragraphs before the flags; the usage follows the first one. closing:
+    paragraphs after the flags. Paragraphs are wrapped, but the lines of a table, which begin with "| ", stay lines.
     examples: complete command lines.
     """
 
@@ -39,12 +40,14 @@ GPT2 = Command(
     usage='gpt2.py "PROMPT" [--option value ...]',
     about="""Continue a text with GPT-2.
 
-        The prompt is a quoted text, FILE:notes.txt, or the text of a pipe; if both are given, the piped text comes
-        first. "" starts from nothing. Without a prompt, a terminal asks for one after another. Put a prompt that looks
-        like an option after --, or write --prompt="-x".""",
+        PROMPT is a text in quotes, FILE:notes.txt for the text of a file, or - for stdin. Piped text comes before it,
+        or is the prompt by itself. "" starts from nothing. Without a prompt, the command asks for prompts at a
+        terminal, one after another. Put a prompt that looks like an option after --, or write --prompt="-x".""",
     flags=FLAGS,
     closing="""Names may be written with - for _. Names of other programs work too: -n, --max_new_tokens, --start,
-        --temp, --repeat_penalty, --init_from. Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C.""",
+        --temp, --repeat_penalty, --init_from.
+
+        Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C.""",
     examples=(
         'python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8',
         'python gpt2.py "Alan Turing theorized that computers would one day become"',
@@ -63,17 +66,17 @@ PICO = Command(
 
 def render(command: Command) -> str:
     """Return the help of a command, at most WIDTH columns wide."""
-    parts = [*paragraphs(command.about), f"  python {command.usage}"]
-    parts.insert(1, parts.pop())  # the usage comes after the first paragraph
+    summary, *others = paragraphs(command.about)
+    parts = [summary, f"  python {command.usage}", *others]
     parts += [section(command.flags, group) for group in GROUPS if has_flags(command.flags, group)]
-    parts.append("  --help, --version")
+    parts.append(f"{'  --help, --version':{NAME_WIDTH}}print this text, or the version, and exit")
     parts += paragraphs(command.closing)
     parts.append("\n".join(["Examples", *(f"  {line}" for line in command.examples)]))
     return "\n\n".join(parts) + "\n"
 
 
 def paragraphs(text):
-    """Return the paragraphs of a text, wrapped. The lines of a table, which begin with "| ", are not joined."""
+    """Return the paragraphs of a text, wrapped, and its tables."""
     return [wrap_paragraph(textwrap.dedent(part).strip("\n")) for part in text.split("\n\n") if part.strip()]
 
 
@@ -100,9 +103,9 @@ def section(flags, group):
 def describe(name, flag):
     """Return the lines about one flag: its name, and beside it its help and its default."""
     label = f"  --{name} {flag.metavar}".rstrip()
-    has_default = flag.default not in (None, (), False)
+    is_switch = flag.metavar == ""
+    has_default = not is_switch and flag.default not in (None, ())
     text = f"{flag.help} (default {flag.default})" if has_default else flag.help
+    first, *others = textwrap.wrap(text, WIDTH - NAME_WIDTH, break_on_hyphens=False, break_long_words=False)
     indent = " " * NAME_WIDTH
-    wrapped = textwrap.wrap(text, WIDTH - NAME_WIDTH, break_on_hyphens=False, break_long_words=False)
-    first, *rest = wrapped
-    return [f"{label:{NAME_WIDTH}}{first}", *(indent + line for line in rest)]
+    return [f"{label:{NAME_WIDTH}}{first}", *(indent + line for line in others)]

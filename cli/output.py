@@ -1,7 +1,7 @@
 """Write completions to stdout: text as soon as it is certain, or JSON objects.
 
 The completions of a prompt are generated side by side but printed one after another: the first one streams, and the
-text of the others waits for its turn.
+text of the others waits until all earlier ones have ended.
 """
 
 import itertools
@@ -9,12 +9,12 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
 import sampling
-from cli.flags import Options
+from cli.options import Options
 from engine.completion import Completion
 from utils import Model
 
@@ -26,28 +26,31 @@ NOT_SETTINGS = ("seed", "model_size", "models_dir", "json", "stream", "quiet")  
 
 
 class Clock:
-    """Measures a generation. Attributes: `first_token` and `seconds`, until the first and the last step."""
+    """The times of a generation. Attributes: `first_token` and `seconds`, until the first and the last step."""
 
     def __init__(self):
         self.start = time.perf_counter()
         self.first_token = 0.0
-        self.seconds = 1e-9
-        self.ends = {}
+        self.seconds = 1e-9  # not zero, because speeds divide by it
+        self.ends = {}  # completion -> seconds
 
-    def tick(self, completions):
-        """Note the time of a step in which these completions took part."""
+    def tick(self, completions: Iterable[Completion]) -> None:
+        """Record the time of a step in which these completions took part."""
         self.seconds = time.perf_counter() - self.start
         self.first_token = self.first_token or self.seconds
         for completion in completions:
             if completion.finish_reason:
                 self.ends.setdefault(completion, self.seconds)
 
-    def seconds_of(self, completion):
+    def seconds_of(self, completion: Completion) -> float:
         """Return the seconds until a completion ended."""
         return self.ends.get(completion, self.seconds)
 
-    def watch(self, steps):
-        """Yield the steps and note their times. A ValueError is a RuntimeError here: the request has been checked."""
+    def watch(self, steps: Iterable[list[Completion]]) -> Iterator[list[Completion]]:
+        """Yield the steps and record their times.
+
+        Raise RuntimeError in place of ValueError: the request has been checked, so that the cause is not the user's.
+        """
         try:
             for step in steps:
                 self.tick(step)
@@ -59,7 +62,7 @@ class Clock:
 def follow(steps: Iterable, completions: list[Completion]) -> Iterator[tuple[Completion, str, bool]]:
     """Yield (completion, new text, whether it is the last), one completion to its end before the next begins."""
     waiting = deque(completions)
-    for _ in itertools.chain(steps, [None]):
+    for _ in itertools.chain(steps, [None]):  # and once more, for completions that end without a step
         while waiting:
             is_last = waiting[0].finish_reason is not None
             yield waiting[0], waiting[0].text.take(), is_last
@@ -95,7 +98,7 @@ def write_text(pieces: Iterable, beginning: str = "") -> None:
         write("\n")
 
 
-def write_json(pieces: Iterable, beginning: str, record_of) -> None:
+def write_json(pieces: Iterable, beginning: str, record_of: Callable[[int, Completion, str], dict]) -> None:
     """Print one line of JSON per completion as soon as it has ended. record_of: (index, completion, text) -> dict."""
     escape_lone_surrogates()
     index = 0
@@ -109,11 +112,12 @@ def write_json(pieces: Iterable, beginning: str, record_of) -> None:
 
 
 def escape_lone_surrogates() -> None:
-    """Make stdout write half of a surrogate pair as JSON spells it, \\udXXX."""
+    """Let stdout write half of a surrogate pair as JSON spells it, \\udXXX."""
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def as_line(record: dict) -> str:
+    """Return a record as a line of JSON."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
@@ -169,12 +173,13 @@ class LogprobRecorder:
     Attribute: `entries`, one {"id", "logprob", "top": [{"id", "logprob"}]} per token.
     """
 
-    def __init__(self, n_top: int, stop_ids=()):
+    def __init__(self, n_top: int, stop_ids: Collection[int] = ()):
         self.n_top = n_top
         self.stop_ids = stop_ids
         self.entries = []
 
-    def __call__(self, raw, processed, token):
+    def __call__(self, raw: np.ndarray, processed: np.ndarray, token: int) -> None:
+        """Record a token, given the logits [n_vocab] before and after the logits processor."""
         if token in self.stop_ids:
             return
         logprobs = np.maximum(sampling.log_softmax(raw), np.log(1e-300))  # JSON has no -inf

@@ -1,6 +1,7 @@
 """Sources of a prompt: an argument, a file, a pipe, or a terminal that asks for one prompt after another."""
 
 import contextlib
+import itertools
 import logging
 import re
 import select
@@ -81,19 +82,21 @@ def drop_newline(text):
 
 
 def prompt_loop(answer: Callable[[str, int], None]) -> None:
-    """Ask for prompts and call `answer(prompt, index)` until Ctrl-D. Ctrl-C stops only the current answer."""
+    """Ask for prompts and call `answer(prompt, index)` until Ctrl-D. Ctrl-C stops only the current answer.
+
+    An answer that raises ValueError is an error message, and the loop goes on. Empty prompts are not counted.
+    """
     with contextlib.suppress(ImportError):  # Windows has no readline
         import readline  # noqa: F401, its import gives input() a history and line editing
     log.info("Type the beginning of a text. Ctrl-C stops the answer, Ctrl-D leaves.")
-    index = 0
+    indices = itertools.count()
     while True:
         try:
             prompt = as_utf8(ask_once("> "))
             if prompt:
-                index += 1
-                answer(prompt, index - 1)
+                answer(prompt, next(indices))
         except EOFError:
-            log.info("")
+            log.info("")  # the terminal's cursor is still behind the sign
             return
         except KeyboardInterrupt:
             log.info("")
@@ -101,9 +104,11 @@ def prompt_loop(answer: Callable[[str, int], None]) -> None:
             log.error(f"Error: {error}")
 
 
-def ask_once(sign):
-    """Return a line from the terminal. If stdout is a file or a pipe, the sign goes to stderr."""
+def ask_once(sign: str) -> str:
+    """Return a line from the terminal. If stdout is a file or a pipe, the sign goes where remarks go."""
     if sys.stdout.isatty():
         return input(sign)
-    print(sign, end="", file=sys.stderr, flush=True)
+    if log.isEnabledFor(logging.INFO):
+        sys.stderr.write(sign)
+        sys.stderr.flush()
     return input()

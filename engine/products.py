@@ -55,7 +55,10 @@ class Embedding:
 
 
 class Vector:
-    """A bias or gain [n_out] that is applied in place, to the intermediate result on its left."""
+    """A bias or gain [n_out] that is applied in place: `x + vector` and `x * vector` change the array x.
+
+    This saves an array, but x must be an intermediate result that is not used again, as in `linear` and `layer_norm`.
+    """
 
     __array_ufunc__ = None
 

@@ -17,8 +17,9 @@ import utils
 from checkpoints import files
 from cli.command import quiet
 from cli.complete import draw_seed, encode_prompt, new_completion
-from cli.flags import BATCH_FLAGS, ROW_FLAGS, Options
+from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
 from cli.help import Command
+from cli.options import Options
 from cli.output import Clock
 from engine.batching import Job, decode_together
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
@@ -26,7 +27,6 @@ from runner.records import Records, check_unchanged, make_error_record, make_rec
 from sampling import make_sampler
 from utils import Model
 
-MAX_SLOTS = 64  # more are hardly faster
 log = logging.getLogger("picogpt")
 
 BATCH = Command(
@@ -267,11 +267,11 @@ def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Ru
 
 
 def default_batch_size(hparams: dict) -> tuple[int, int]:
-    """Return how many slots fit in half of the free memory, from 1 to MAX_SLOTS, and the most bytes of one slot."""
+    """Return the number of slots that fit in half of the free memory, at most MAX_BATCH_SIZE, and the bytes of one."""
     n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
     bytes_per_slot = 4 * n_floats
     n_slots = free_memory() // 2 // bytes_per_slot
-    return max(1, min(MAX_SLOTS, n_slots)), bytes_per_slot
+    return max(1, min(MAX_BATCH_SIZE, n_slots)), bytes_per_slot
 
 
 def free_memory() -> int:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from checkpoints import files
-from cli.flags import BATCH_FLAGS, ROW_FLAGS, Options, check_options
+from cli.flags import BATCH_FLAGS, ROW_FLAGS
+from cli.options import Options, check_options
 from sampling import without_none
 
 # ---- rows and their settings -----------------------------------------------------------------------------------

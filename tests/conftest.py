@@ -1,15 +1,17 @@
-"""What several test modules share: a GPT-2 so small that a test can afford it, in the official layout."""
+"""Fixtures of several test modules: scripts run in this process, and a very small GPT-2 in the official layout."""
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow tiny models down on a busy machine
 
 import numpy as np
 import pytest
@@ -17,14 +19,24 @@ import pytest
 import cli.command
 import gpt2
 from cli import help
+from engine import slots
+from random_gpt2 import HPARAMS, random_params
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
 
 
+class Terminal(io.StringIO):
+    """A stream that claims to be a terminal."""
+
+    def isatty(self):
+        return True
+
+
 def four_at_once(function):
-    """Call `function` in four threads that begin together; return what those that did not fail gave back."""
-    results, start = [], threading.Barrier(4)
+    """Call `function` in four threads that start together; return the results of the calls that did not fail."""
+    results = []
+    start = threading.Barrier(4)
     threads = [threading.Thread(target=lambda: (start.wait(), results.append(function()))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -33,9 +45,22 @@ def four_at_once(function):
     return results
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """Undo what cli.command.run does to the logger of the project."""
+    log = logging.getLogger("picogpt")
+    handlers = log.handlers
+    propagate = log.propagate
+    level = log.level
+    yield
+    log.handlers = handlers
+    log.propagate = propagate
+    log.setLevel(level)
+
+
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Run a script in this process with the given words: (exit code, stdout, stderr)."""
+    """A function that runs a script in this process and returns (exit code, stdout, stderr)."""
 
     def run(*words, main=gpt2.main, command=help.GPT2, piped=b""):
         monkeypatch.chdir(ROOT)
@@ -51,8 +76,29 @@ def here(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def passes(monkeypatch):
+    """A list that grows by the shape of the inputs of every pass through the model."""
+    shapes = []
+    original = gpt2.transformer
+
+    def recording(inputs, *args, **options):
+        shapes.append(np.shape(inputs))
+        return original(inputs, *args, **options)
+
+    monkeypatch.setattr(gpt2, "transformer", recording)
+    monkeypatch.setattr(slots, "transformer", recording)
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def params():
+    """The weights of a small random model."""
+    return random_params(**HPARAMS)
+
+
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):
-    """The tensors of an official checkpoint, with random weights; the names and shapes are spelled out anew here."""
+    """Return the tensors of an official checkpoint with random weights. Names and shapes are not the product's own."""
     block = {
         "attn/c_attn/b": [3 * n_embd],
         "attn/c_attn/w": [1, n_embd, 3 * n_embd],
@@ -76,9 +122,9 @@ def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):
 
 @pytest.fixture(scope="session")
 def save_checkpoint():
-    """A function that writes tensors {name: array} as a TensorFlow checkpoint into a folder."""
+    """A function that writes tensors {name: array} to a folder as a TensorFlow checkpoint."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
+        warnings.simplefilter("ignore")  # TensorFlow's own warnings
         import tensorflow as tf
 
     def save(folder, tensors, prefix="model.ckpt"):
@@ -96,6 +142,7 @@ def save_checkpoint():
 
 @pytest.fixture(scope="session")
 def pristine_tiny(tmp_path_factory, save_checkpoint):
+    """A folder with an official checkpoint, to be copied by tests: see tiny_checkpoint."""
     folder = tmp_path_factory.mktemp("pristine")
     bytes_as_characters = [chr(b) for b in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
     bytes_as_characters += [chr(0x100 + i) for i in range(256 - len(bytes_as_characters))]
@@ -110,5 +157,27 @@ def pristine_tiny(tmp_path_factory, save_checkpoint):
 
 @pytest.fixture
 def tiny_checkpoint(tmp_path, pristine_tiny):
-    """The folder models/tiny-random, a fresh copy: a GPT-2 of 2 layers, 8 wide, 260 tokens, random weights."""
+    """The folder models/tiny-random, a new copy: a GPT-2 with 2 layers, n_embd 8, 260 tokens and random weights."""
     return shutil.copytree(pristine_tiny, tmp_path / "models" / "tiny-random")
+
+
+@pytest.fixture(scope="session")
+def golden_folders(tmp_path_factory):
+    """Return the folder with the models in golden_formats.zip, which tests must not change."""
+    folder = tmp_path_factory.mktemp("formats")
+    with zipfile.ZipFile(ROOT / "tests" / "golden_formats.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden(golden_folders):
+    """Return {folder name: logits} of the models in golden_formats.zip, and the ids of their prompt."""
+    with np.load(golden_folders / "golden.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture
+def models(golden_folders, tmp_path):
+    """Return a copy of the models in golden_formats.zip, which a test may change."""
+    return shutil.copytree(golden_folders, tmp_path / "models")

@@ -54,7 +54,7 @@ def randomize(model):
         nn.init.normal_(parameter, mean, scale)
 
 
-# ---- nanoGPT: the architecture of its model.py, reimplemented ----------------------------------------------------
+# ---- nanoGPT: the architecture of its model.py, reimplemented --------------------------------------------------
 
 
 class LayerNorm(nn.Module):

@@ -1,7 +1,7 @@
-"""Makes golden_logits.npz and golden_tiny.npz: what Hugging Face transformers computes from random_gpt2.py's weights
-and from the bundled model's.
+"""Make golden_logits.npz and golden_tiny.npz: logits and greedy ids computed by Hugging Face transformers.
 
-Run once, by hand, with requirements.txt, torch 2.13.0 and transformers 5.23.0 installed, from the project's folder:
+The weights are those of random_gpt2.py and of the bundled model. Run by hand from the project's folder, with
+requirements.txt, torch 2.13.0 and transformers 5.23.0 installed:
 
     PYTHONPATH=. python tests/make_golden_logits.py
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def hugging_face_model(params, n_vocab, n_ctx, n_embd, n_head, n_layer):
-    """A GPT2LMHeadModel that holds the weights of our tree."""
+    """Return a GPT2LMHeadModel with the weights of our tree."""
     sizes = {"vocab_size": n_vocab, "n_positions": n_ctx, "n_embd": n_embd, "n_head": n_head, "n_layer": n_layer}
     config = GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)
     model = GPT2LMHeadModel(config).eval()
@@ -43,7 +43,7 @@ def hugging_face_model(params, n_vocab, n_ctx, n_embd, n_head, n_layer):
 
 
 def save(name, model, ids, n_prompt, n_new, n_logits):
-    """Logits of the last n_logits positions of each row of `ids`, and the greedy continuation of a short prompt."""
+    """Save the logits of the last n_logits positions of each row of `ids`, and the greedy ids after a short prompt."""
     options = {"do_sample": False, "max_new_tokens": n_new, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad():
         logits = model(torch.from_numpy(ids)).logits.numpy()[..., -n_logits:, :]
@@ -56,7 +56,7 @@ def main():
     model = hugging_face_model(random_params(**HPARAMS), **HPARAMS)
     save("golden_logits.npz", model, ids, n_prompt=4, n_new=28, n_logits=HPARAMS["n_ctx"])
 
-    from test_bundled import STORY  # here: the benchmarks use this file too, where there is no pytest
+    from test_bundled import STORY  # not at the top: benchmarks import this module without pytest
 
     encoder, hparams, params = load_encoder_hparams_and_params("tiny", HERE.parent / "models")
     ids = np.array([encoder.encode(STORY)])

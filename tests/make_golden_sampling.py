@@ -1,11 +1,11 @@
-"""Makes golden_sampling.npz: what Hugging Face transformers and the entmax package keep, and how likely it is.
+"""Make golden_sampling.npz: the tokens kept by Hugging Face transformers and by entmax, and their probabilities.
 
-Run once, by hand, with numpy, torch 2.13.0, transformers 5.23.0 and entmax 1.3 installed, from the project's folder:
+Run by hand from the project's folder, with numpy, torch 2.13.0, transformers 5.23.0 and entmax 1.3 installed:
 
     python tests/make_golden_sampling.py
 
-Both compute in float64 here, and no case is taken in which rounding could decide: a relative change of 1e-7 in a knob
-keeps the same tokens.
+Both compute in float64 here. Cases in which rounding could change the result are left out: a relative change of 1e-7
+in a knob keeps the same tokens.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-SIZES = {5: (1.0, 3.0, 10.0), 50: (1.0, 3.0, 10.0), 1000: (1.0, 3.0, 10.0), 50257: (1.0, 3.0)}  # and the scales of each
+SIZES = {5: (1.0, 3.0, 10.0), 50: (1.0, 3.0, 10.0), 1000: (1.0, 3.0, 10.0), 50257: (1.0, 3.0)}  # n_vocab -> scales
 KNOBS = [
     {"temperature": 0.3},
     {"temperature": 1.7},
@@ -41,28 +41,29 @@ KNOBS = [
     {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "temperature": 0.8, "top_p": 0.9},
     *({"entmax_alpha": alpha} for alpha in (1.1, 1.3, 1.5, 1.7, 2.0)),
 ]
-N_PROBS = 40  # so many of the probabilities are stored, evenly spaced over the kept ids
+N_PROBS = 40  # number of probabilities stored, evenly spaced over the kept ids
 
 
 def inputs(seed, size, scale):
-    """Logits without ties, float32 [size], and a history of 60 ids, in which few occur and so n-grams come again."""
+    """Return logits without ties, float32 [size], and a history of 60 ids from few tokens, so that n-grams repeat."""
     rng = np.random.default_rng(seed)
-    u = (rng.permutation(size) + 0.5 * rng.random(size) + 0.25) / size  # evenly spread, shaken, never twice the same
+    u = (rng.permutation(size) + 0.5 * rng.random(size) + 0.25) / size  # evenly spaced with jitter, all different
     logits = (scale * np.log(u / (1 - u))).astype(np.float32)  # the logistic distribution
     return logits, rng.choice(rng.integers(size, size=4), size=60)
 
 
 def packed(kept, size):
-    """The kept ids as bits: uint8 [ceil(size / 8)]."""
+    """Return the kept ids as bits, uint8 [ceil(size / 8)]."""
     return np.packbits(np.bincount(kept, minlength=size).astype(bool))
 
 
 def evenly_spaced(n_kept):
+    """Return the positions of the stored probabilities among the kept ids."""
     return np.unique(np.linspace(0, n_kept - 1, N_PROBS).astype(int))
 
 
 def hugging_face(logits, ids, **knobs):
-    """The probabilities after the processors and warpers, in the order of transformers' generate: float64 [n_vocab]."""
+    """Return the probabilities, float64 [n_vocab], after the steps of transformers' generate, in its order."""
     import torch
     from transformers.generation import logits_process as hf
 
@@ -75,7 +76,8 @@ def hugging_face(logits, ids, **knobs):
         "min_p": hf.MinPLogitsWarper,
         "typical_p": hf.TypicalLogitsWarper,
     }
-    scores, ids = torch.from_numpy(logits.astype(np.float64))[None], torch.from_numpy(ids)[None]
+    scores = torch.from_numpy(logits.astype(np.float64))[None]
+    ids = torch.from_numpy(ids)[None]
     for name, make in classes.items():
         if name in knobs:
             scores = make(knobs[name])(ids, scores)
@@ -90,7 +92,7 @@ def entmax_package(logits, ids, entmax_alpha):
 
 
 def is_clear_cut(compute, logits, ids, knobs, kept):
-    """Whether the same tokens are kept when every knob that is not a whole number changes a little."""
+    """Return whether the same tokens are kept when every knob that is not a whole number changes slightly."""
     return len(np.unique(logits)) == len(logits) and all(
         np.array_equal(kept, np.flatnonzero(compute(logits, ids, **nudged)))
         for factor in (1 - 1e-7, 1 + 1e-7)
@@ -99,7 +101,7 @@ def is_clear_cut(compute, logits, ids, knobs, kept):
 
 
 def golden_case(seed, size, scale, knobs):
-    """One case as (description, bits of the kept ids, some probabilities), or None where rounding could decide."""
+    """Return (description, bits of the kept ids, some probabilities), or None if rounding could change the kept ids."""
     compute = entmax_package if "entmax_alpha" in knobs else hugging_face
     logits, ids = inputs(seed, size, scale)
     probs = compute(logits, ids, **knobs)
@@ -111,7 +113,8 @@ def golden_case(seed, size, scale, knobs):
 
 
 def main():
-    seeds, golden = count(), []
+    seeds = count()
+    golden = []
     for size, scales in SIZES.items():
         for scale in scales:
             for knobs in KNOBS:

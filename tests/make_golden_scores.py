@@ -1,8 +1,8 @@
-"""Makes golden_scores.npz: what Hugging Face transformers' own loss makes of two texts under the bundled model, in the
-windows that EleutherAI's lm-evaluation-harness cuts them into.
+"""Make golden_scores.npz: the loss of two texts under the bundled model, computed by Hugging Face transformers.
 
-Run once, by hand, with requirements.txt, torch 2.13.0, transformers 5.23.0 and lm_eval 0.4.13 installed (of the last,
-`pip install --no-deps` is enough), from the project's folder:
+The windows are those of EleutherAI's lm-evaluation-harness. Run by hand from the project's folder, with
+requirements.txt, torch 2.13.0, transformers 5.23.0 and lm_eval 0.4.13 installed (`pip install --no-deps lm_eval` is
+enough):
 
     PYTHONPATH=. python tests/make_golden_scores.py
 """
@@ -20,21 +20,23 @@ HERE = Path(__file__).parent
 
 
 def long_text(story):
-    """Some 1200 tokens, of which no two windows are alike: the sentences of a story, in ever new orders."""
-    sentences, rng = story.split(". "), np.random.default_rng(0)
+    """Return the sentences of a story in several random orders, about 1,200 tokens, so that all windows differ."""
+    sentences = story.split(". ")
+    rng = np.random.default_rng(0)
     return "\n".join(". ".join(rng.permutation(sentences)) for _ in range(11))
 
 
 def losses(model, ids, prefix, n_ctx, stride):
-    """The loss, summed, of each window, and the log-probability of each token: [n_tokens]."""
-    sums, logprobs = [], []
+    """Return the summed loss of each window, [n_windows], and the log-probability of each token, [n_tokens]."""
+    sums = []
+    logprobs = []
     for pair in get_rolling_token_windows(ids, prefix, n_ctx, n_ctx - stride + 1):
         context, targets = make_disjoint_window(pair)
         inputs = torch.tensor([(context + targets)[-n_ctx - 1 :][:-1]])
-        labels = torch.full_like(inputs, -100)  # no loss here
+        labels = torch.full_like(inputs, -100)  # -100: no loss for the context
         labels[0, -len(targets) :] = torch.tensor(targets)
         with torch.no_grad():
-            # shift_labels: the labels are moved already, for the last target is no input
+            # shift_labels: labels[i] is already the id after inputs[i]
             done = model(inputs, labels=labels, shift_labels=labels)
             of_targets = torch.log_softmax(done.logits[0, -len(targets) :].double(), dim=-1)
         sums.append(done.loss.item() * len(targets))
@@ -46,21 +48,19 @@ def main():
     from test_bundled import STORY
 
     encoder, hparams, params = load_encoder_hparams_and_params("tiny", HERE.parent / "models")
-    model, n_ctx, found = hugging_face_model(params, **hparams), hparams["n_ctx"], {}
+    model = hugging_face_model(params, **hparams)
+    n_ctx = hparams["n_ctx"]
+    found = {}
     for name, text, stride in (
         ("story", STORY, n_ctx),
         ("long", long_text(STORY), n_ctx),
         ("near", long_text(STORY), 128),
     ):
         ids = encoder.encode(text)
-        found[f"{name}_losses"], found[f"{name}_logprobs"] = losses(model, ids, encoder.end_of_text, n_ctx, stride)
-        print(
-            name,
-            len(ids),
-            len(found[f"{name}_losses"]),
-            found[f"{name}_losses"].sum(),
-            -found[f"{name}_logprobs"].sum(),
-        )
+        sums, logprobs = losses(model, ids, encoder.end_of_text, n_ctx, stride)
+        found[f"{name}_losses"] = sums
+        found[f"{name}_logprobs"] = logprobs
+        print(name, len(ids), len(sums), sums.sum(), -logprobs.sum())
     np.savez_compressed(HERE / "golden_scores.npz", text=np.array(long_text(STORY)), **found)
 
 

@@ -1,4 +1,4 @@
-"""A tiny GPT-2 with random weights, the same on every machine: for tests of the arithmetic, not of the text."""
+"""A tiny GPT-2 with random weights, equal on every machine, for tests of the arithmetic."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ HPARAMS = {"n_vocab": 101, "n_ctx": 32, "n_embd": 24, "n_head": 3, "n_layer": 3}
 
 
 def random_params(n_vocab, n_ctx, n_embd, n_head, n_layer, seed=0):
-    """A weights tree in gpt2.py's form. Scales are large, so that every part of the model shows in the logits."""
+    """Return a weights tree for gpt2.py. The scales are large, so that every part of the model affects the logits."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape, scale, mean=0.0):

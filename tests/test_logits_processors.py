@@ -1,4 +1,4 @@
-"""The processors of sampling.py, history in and logits out, and what becomes of them in generate()."""
+"""Test the logits processors of sampling.py, alone and in gpt2.generate."""
 
 import math
 
@@ -21,10 +21,10 @@ from sampling import (
     repetition_penalty,
 )
 
-modest = settings(derandomize=True, deadline=None, max_examples=100, database=None)
+deterministic = settings(derandomize=True, deadline=None, max_examples=100, database=None)
 INF = math.inf
 
-# name -> a step with an ordinary value of its knob
+# name -> a step with a typical value of its knob
 STEPS = {
     "repetition_penalty": lambda logits, ids: repetition_penalty(logits, ids, 1.5),
     "presence_penalty": lambda logits, ids: presence_penalty(logits, ids, 0.5),
@@ -55,12 +55,12 @@ STEPS = {
         ([0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # positive: divided
         ([2], 2.0, [4.0, 2.0, -4.0, 0.0]),  # negative: multiplied
         ([3], 2.0, [4.0, 2.0, -2.0, 0.0]),  # zero: the same either way
-        ([0, 0, 0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # once, however often it occurred
-        ([0, 1, 2], 0.5, [8.0, 4.0, -1.0, 0.0]),  # below one: a reward
+        ([0, 0, 0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # once, whatever the number of occurrences
+        ([0, 1, 2], 0.5, [8.0, 4.0, -1.0, 0.0]),  # below 1: a reward
         ([], 2.0, [4.0, 2.0, -2.0, 0.0]),
     ],
 )
-def test_the_repetition_penalty_is_less_likely_whatever_the_sign(ids, penalty, expected):
+def test_repetition_penalty_divides_positive_logits_and_multiplies_negative_ones(ids, penalty, expected):
     assert repetition_penalty(np.array([4.0, 2.0, -2.0, 0.0]), ids, penalty).tolist() == expected
 
 
@@ -72,11 +72,11 @@ def test_the_repetition_penalty_is_less_likely_whatever_the_sign(ids, penalty, e
         ([1, 1, 2, 1], [4.0, 1.5, -2.5], [4.0, 0.5, -2.5]),
     ],
 )
-def test_presence_counts_once_and_frequency_every_time(ids, presence, frequency):
+def test_presence_penalty_counts_a_token_once_and_frequency_penalty_every_time(ids, presence, frequency):
     logits = np.array([4.0, 2.0, -2.0])
     assert presence_penalty(logits, ids, 0.5).tolist() == presence
     assert frequency_penalty(logits, ids, 0.5).tolist() == frequency
-    assert (presence_penalty(logits, ids, -0.5) - logits == logits - presence).all()  # a negative one is a reward
+    assert (presence_penalty(logits, ids, -0.5) - logits == logits - presence).all()  # a negative penalty is a reward
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_presence_counts_once_and_frequency_every_time(ids, presence, frequency)
         ([], 1, []),
         ([], 2, []),
         ([3], 2, []),  # no pair yet
-        ([3, 3], 2, [3]),  # 3 followed 3
+        ([3, 3], 2, [3]),  # 3 has followed 3
         ([3, 3], 3, []),
         ([3, 3, 3], 3, [3]),
         ([3, 4, 3, 5, 3, 4, 3], 2, [4, 5]),
@@ -97,30 +97,30 @@ def test_presence_counts_once_and_frequency_every_time(ids, presence, frequency)
         ([1, 2], 99, []),
     ],
 )
-def test_the_tokens_that_would_complete_a_known_run_are_banned(ids, size, banned):
+def test_no_repeat_ngram_bans_the_tokens_that_would_repeat_a_sequence(ids, size, banned):
     for history in (ids, np.array(ids, dtype=np.int64)):
         assert np.flatnonzero(no_repeat_ngram(np.zeros(9), history, size) == -INF).tolist() == banned
 
 
 @given(ids=st.lists(st.integers(0, 3), max_size=30), size=st.integers(1, 5))
-@modest
-def test_a_token_is_banned_if_and_only_if_its_run_would_come_again(ids, size):
-    runs = [ids[i : i + size] for i in range(len(ids) - size + 1)]
-    expected = [token for token in range(4) if len(ids) + 1 >= size and [*ids, token][-size:] in runs]
+@deterministic
+def test_no_repeat_ngram_bans_a_token_if_and_only_if_it_would_repeat_a_sequence(ids, size):
+    ngrams = [ids[i : i + size] for i in range(len(ids) - size + 1)]
+    expected = [token for token in range(4) if len(ids) + 1 >= size and [*ids, token][-size:] in ngrams]
     assert np.flatnonzero(no_repeat_ngram(np.zeros(4), ids, size) == -INF).tolist() == expected
 
 
-def test_bans_and_biases_touch_their_tokens_alone():
+def test_bans_and_biases_change_only_their_own_tokens():
     logits = np.array([1.0, 2.0, 3.0])
     for banned in ([1], (1,), {1}, np.array([1]), [1, 1], {1: "any"}):
         assert ban(logits, [], banned).tolist() == [1.0, -INF, 3.0]
     assert ban(logits, [], []).tolist() == [1.0, 2.0, 3.0]
     assert bias(logits, [], {0: 0.5, 2: -INF}).tolist() == [1.5, 2.0, -INF]
     assert bias(logits, [], {}).tolist() == [1.0, 2.0, 3.0]
-    assert bias(np.array([-INF, 2.0]), [], {0: 100.0}).tolist() == [-INF, 2.0]  # what is banned stays banned
+    assert bias(np.array([-INF, 2.0]), [], {0: 100.0}).tolist() == [-INF, 2.0]  # a bias lifts no ban
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
+# ---- properties of every processor -----------------------------------------------------------------------------------
 
 histories = st.lists(st.integers(0, 5), max_size=12)
 some_logits = st.lists(st.floats(-30, 30, width=32) | st.just(-INF), min_size=6, max_size=6).map(
@@ -130,9 +130,10 @@ some_logits = st.lists(st.floats(-30, 30, width=32) | st.just(-INF), min_size=6,
 
 @pytest.mark.parametrize("step", STEPS)
 @given(logits=some_logits, ids=histories)
-@modest
-def test_a_processor_gives_new_logits_and_leaves_its_inputs_and_the_banned_as_they_are(step, logits, ids):
-    logits_before, ids_before = logits.copy(), list(ids)
+@deterministic
+def test_a_processor_returns_new_logits_and_changes_neither_its_inputs_nor_bans(step, logits, ids):
+    logits_before = logits.copy()
+    ids_before = list(ids)
     changed = STEPS[step](logits, ids)
     assert np.array_equal(logits, logits_before)
     assert ids == ids_before
@@ -146,8 +147,8 @@ def test_a_processor_gives_new_logits_and_leaves_its_inputs_and_the_banned_as_th
 
 @pytest.mark.parametrize("step", ["repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"])
 @given(logits=some_logits, ids=histories)
-@modest
-def test_a_penalty_touches_no_token_that_did_not_occur_and_favours_none_that_did(step, logits, ids):
+@deterministic
+def test_a_penalty_changes_only_logits_of_the_history_and_increases_none(step, logits, ids):
     changed = STEPS[step](logits, ids)
     others = [token for token in range(6) if token not in ids]
     assert np.array_equal(changed[others], logits[others])
@@ -155,7 +156,7 @@ def test_a_penalty_touches_no_token_that_did_not_occur_and_favours_none_that_did
 
 
 @pytest.mark.parametrize("step", ["repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"])
-def test_an_empty_history_changes_nothing(step):
+def test_a_penalty_with_an_empty_history_changes_no_logit(step):
     logits = np.array([1.0, -2.0, 0.0])
     assert STEPS[step](logits, []).tolist() == [1.0, -2.0, 0.0]
     assert STEPS[step](logits, np.array([], dtype=int)).tolist() == [1.0, -2.0, 0.0]
@@ -173,17 +174,17 @@ def test_an_empty_history_changes_nothing(step):
         lambda logits, token: no_repeat_ngram(logits, [token], 1),
     ],
 )
-def test_an_id_outside_the_vocabulary_is_an_error_that_names_it(call, token):
+def test_the_error_for_an_id_outside_the_vocabulary_states_the_id(call, token):
     with pytest.raises(ValueError) as error:
         call(np.zeros(3), token)
     assert str(error.value) == f"there is no token {token}: the ids of this model are 0 to 2"
 
 
-# ---- make_logits_processor --------------------------------------------------------------------------------------------------
+# ---- make_logits_processor -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "nothing",
+    "neutral",
     [
         {},
         {"n_prompt": 5, "end_of_text": 2},
@@ -195,12 +196,13 @@ def test_an_id_outside_the_vocabulary_is_an_error_that_names_it(call, token):
         dict.fromkeys(PENALTIES),
     ],
 )
-def test_where_nothing_is_asked_for_there_is_no_processor(nothing):
-    assert make_logits_processor(**nothing) is None
+def test_make_logits_processor_returns_none_for_neutral_settings(neutral):
+    assert make_logits_processor(**neutral) is None
 
 
-def test_presence_and_frequency_count_new_tokens_and_the_others_the_prompt_too():
-    logits, ids = np.full(4, 2.0), [0, 1, 0, 2]
+def test_presence_and_frequency_ignore_the_prompt_and_the_other_penalties_do_not():
+    logits = np.full(4, 2.0)
+    ids = [0, 1, 0, 2]
     for n_prompt, presence, frequency in [
         (0, [1.5, 1.5, 1.5, 2.0], [1.0, 1.5, 1.5, 2.0]),
         (2, [1.5, 2.0, 1.5, 2.0], [1.5, 2.0, 1.5, 2.0]),
@@ -213,16 +215,18 @@ def test_presence_and_frequency_count_new_tokens_and_the_others_the_prompt_too()
         assert make_logits_processor(n_prompt, no_repeat_ngram_size=1)(logits, ids).tolist() == [-INF, -INF, -INF, 2.0]
 
 
-def test_end_of_text_is_banned_until_so_many_tokens_are_new():
-    processor, logits = make_logits_processor(n_prompt=3, end_of_text=1, min_new_tokens=2), np.zeros(3)
+def test_min_new_tokens_bans_end_of_text_until_the_number_is_reached():
+    processor = make_logits_processor(n_prompt=3, end_of_text=1, min_new_tokens=2)
+    logits = np.zeros(3)
     for n_ids, banned in [(3, True), (4, True), (5, False), (6, False)]:
         assert processor(logits, [0] * n_ids).tolist() == [0.0, -INF if banned else 0.0, 0.0]
-    assert make_logits_processor(min_new_tokens=2) is None  # a model without end of text
+    assert make_logits_processor(min_new_tokens=2) is None  # for a model without an end of text
 
 
-def test_what_is_asked_for_together_happens_in_the_documented_order():
-    # id 0: (2 + 6) / 2 - 0.5 - 2 * 0.25; id 1: -1 + 6 would be positive, and so divided, after the bias;
-    # id 2: banned, bias or not; id 3: not in the history; id 4: banned for being the end of text; 5: completes 0 0 5.
+def test_all_settings_together_apply_in_the_documented_order():
+    # id 0: (2 + 6) / 2 - 0.5 - 3 * 0.25, with 3 occurrences after the prompt. id 1: the bias makes the logit positive,
+    # so that the penalty divides it. id 2: banned in spite of its bias. id 3: not in the history. id 4: banned, because
+    # it is the end of text. id 5: banned, because it would repeat 0 0 5.
     processor = make_logits_processor(
         n_prompt=1,
         end_of_text=4,
@@ -269,14 +273,14 @@ def test_what_is_asked_for_together_happens_in_the_documented_order():
         ({"logit_bias": {5: True}}, "logit_bias of token 5 is True"),
     ],
 )
-def test_a_wrong_request_is_refused_in_the_words_of_the_user(knobs, message):
+def test_make_logits_processor_rejects_invalid_settings_by_name(knobs, message):
     with pytest.raises(ValueError) as error:
         make_logits_processor(**knobs)
     assert message in str(error.value)
     assert str(next(iter(knobs))) in str(error.value)
 
 
-def test_numpy_s_numbers_are_taken():
+def test_make_logits_processor_accepts_numpy_numbers():
     processor = make_logits_processor(
         banned_ids=np.array([0]), logit_bias={np.int64(1): np.float32(2)}, repetition_penalty=np.float32(2)
     )
@@ -292,29 +296,30 @@ PROMPT = [5, 17, 42]
 def texts(n_new=29, sampler="greedy", seed=0, prompt=PROMPT, **knobs):
     processor = make_logits_processor(n_prompt=len(prompt), **knobs)
     rng = np.random.default_rng(seed)
-    return list(generate(prompt, PARAMS, HPARAMS["n_head"], n_new, make_sampler(sampler), rng, logits_processor=processor))
+    options = {"sampler": make_sampler(sampler), "rng": rng, "logits_processor": processor}
+    return list(generate(prompt, PARAMS, HPARAMS["n_head"], n_new, **options))
 
 
-def has_a_run_twice(ids, size):
-    runs = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
-    return len(runs) > len(set(runs))
+def repeats_an_ngram(ids, size):
+    ngrams = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+    return len(ngrams) > len(set(ngrams))
 
 
-def test_a_repetition_penalty_changes_the_greedy_text_and_one_of_1_does_not():
+def test_a_repetition_penalty_changes_the_greedy_text_unless_it_is_1():
     assert texts(repetition_penalty=1.5) != texts() == texts(repetition_penalty=1)
     assert len(set(texts(repetition_penalty=5.0))) > len(set(texts()))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_no_run_of_tokens_comes_twice_in_prompt_and_text(size):
-    flat = {"sampler": "temperature", "logit_bias": {7: 6.0, 8: 6.0}}  # two tokens that would often repeat
-    assert has_a_run_twice(PROMPT + texts(**flat), size)
+def test_no_repeat_ngram_size_allows_no_ngram_twice_in_prompt_and_text(size):
+    flat = {"sampler": "temperature", "logit_bias": {7: 6.0, 8: 6.0}}  # two tokens that repeat often
+    assert repeats_an_ngram(PROMPT + texts(**flat), size)
     for seed in range(3):
-        assert not has_a_run_twice(PROMPT + texts(seed=seed, no_repeat_ngram_size=size, **flat), size)
-    assert not has_a_run_twice(PROMPT + texts(no_repeat_ngram_size=size), size)
+        assert not repeats_an_ngram(PROMPT + texts(seed=seed, no_repeat_ngram_size=size, **flat), size)
+    assert not repeats_an_ngram(PROMPT + texts(no_repeat_ngram_size=size), size)
 
 
-def test_a_banned_token_never_appears_and_a_biased_one_does():
+def test_a_banned_token_never_appears_and_a_token_with_a_high_bias_always_does():
     first = texts()[0]
     assert first not in texts(banned_ids=[first])
     assert first not in texts(logit_bias={first: -INF}, sampler="temperature")
@@ -322,8 +327,9 @@ def test_a_banned_token_never_appears_and_a_biased_one_does():
     assert set(texts(banned_ids=set(range(101)) - {9}, sampler="top_k")) == {9}
 
 
-def test_a_prompt_s_tokens_are_free_of_presence_and_frequency_penalties():
-    first, *_ = plain = texts()
+def test_the_prompt_s_tokens_get_no_presence_or_frequency_penalty():
+    plain = texts()
+    first = plain[0]
     assert texts(n_new=1, prompt=[*PROMPT, *plain[:5]], presence_penalty=100.0) == plain[5:6]
     assert len(set(texts(presence_penalty=100.0))) == len(set(texts(frequency_penalty=100.0))) == 29
     assert texts(frequency_penalty=100.0)[0] == first
@@ -334,22 +340,18 @@ def test_the_text_does_not_end_before_min_new_tokens():
 
     def text(**knobs):
         processor = make_logits_processor(n_prompt=3, end_of_text=end, **knobs)
-        return list(
-            generate(
-                PROMPT,
-                PARAMS,
-                HPARAMS["n_head"],
-                29,
-                stop_ids=[end],
-                logits_processor=lambda logits, ids: (processor or (lambda x, _: x))(bias(logits, ids, {end: 99.0}), ids),
-            )
-        )
+
+        def favour_end(logits, ids):
+            logits = bias(logits, ids, {end: 99.0})
+            return processor(logits, ids) if processor else logits
+
+        return list(generate(PROMPT, PARAMS, HPARAMS["n_head"], 29, stop_ids=[end], logits_processor=favour_end))
 
     assert text() == []
     assert [len(text(min_new_tokens=n)) for n in (1, 2, 10)] == [1, 2, 10]
 
 
-def test_every_token_banned_is_an_error_that_says_so():
+def test_banning_every_token_or_an_unknown_one_is_an_error():
     with pytest.raises(ValueError, match="every token is banned"):
         texts(banned_ids=range(101))
     with pytest.raises(ValueError, match="there is no token 101: the ids of this model are 0 to 100"):
@@ -357,16 +359,16 @@ def test_every_token_banned_is_an_error_that_says_so():
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, []])
-def test_the_history_handed_over_is_the_prompt_and_the_new_ids(prompt):
+def test_a_processor_gets_the_ids_of_the_prompt_and_the_new_ids(prompt):
     histories = []
 
-    def listen(logits, ids):
+    def record(logits, ids):
         histories.append(list(ids))
         assert logits.shape == (HPARAMS["n_vocab"],)
         assert logits.dtype == np.float32
         return logits
 
-    new = list(generate(prompt, PARAMS, HPARAMS["n_head"], 6, logits_processor=listen))
-    start = prompt or [HPARAMS["n_vocab"] - 1]  # an empty prompt starts from end of text
+    new = list(generate(prompt, PARAMS, HPARAMS["n_head"], 6, logits_processor=record))
+    start = prompt or [HPARAMS["n_vocab"] - 1]  # an empty prompt starts from the end of text
     assert histories == [start + new[:n] for n in range(6)]
     assert prompt in (PROMPT, [])

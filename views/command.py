@@ -20,8 +20,9 @@ import utils
 from checkpoints import files
 from cli import output
 from cli.complete import draw_seed, encode_prompt
-from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS, Options, check_each
+from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS
 from cli.help import Command
+from cli.options import Options, check_each
 from cli.prompt import check_words, prompt_loop, read_prompt
 from utils import Model
 from views import next_token, plot, score, screen, settings, sweep

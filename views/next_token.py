@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 import sampling
-from cli.flags import Options
+from cli.flags import N_ROWS
+from cli.options import Options
 from engine.batching import generate_samples
 from utils import Model
 from views import screen, settings
 
-N_ROWS = 12  # tokens in the table of a single step
-N_ROWS_OF_STEPS = 5  # tokens in each table of several steps
 MAX_TOKEN_WIDTH = 16  # columns
 MAX_BAR_WIDTH = 60
 MIN_BAR_WIDTH = 16  # on a narrower screen, columns of the table are omitted
@@ -110,7 +109,7 @@ class ChoiceRecorder:
         self.encoder = model.encoder
         self.n_prompt = len(prompt_ids)
         self.ids = list(prompt_ids)
-        self.n_rows = options.rows or (N_ROWS if options.steps == 1 else N_ROWS_OF_STEPS)
+        self.n_rows = options.rows or N_ROWS["next" if options.steps == 1 else "next --steps"]
         self.seed = seed
         self.record = None
         # The observer is called after the draw. A second sampler, one draw behind, still has the state from before it

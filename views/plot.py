@@ -13,13 +13,13 @@ import numpy as np
 
 import gpt2
 import sampling
-from cli.flags import Options
+from cli.flags import N_ROWS
+from cli.options import Options
 from utils import Model
 from views import screen, settings
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages
 
 FORMATS = (".png", ".svg", ".pdf")
-N_ROWS = 10  # tokens in a picture
 MAX_SETTINGS = 8  # in one picture; more are hard to distinguish
 SHADES = ("36", "33", "35", "34", "32", "31", "37", "90")  # ANSI codes, for a terminal with colours
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
@@ -67,7 +67,7 @@ def compare(
 ) -> tuple[list[str], list[float], list[Series]]:
     """Return the names of the tokens to show, the model's own probabilities of them, and a Series per setting."""
     logits = gpt2.gpt2(ids, **model.params, n_head=model.n_head, last_only=True)[-1]  # [n_vocab]
-    shown = tokens_to_show(logits, options.rows or N_ROWS)
+    shown = tokens_to_show(logits, options.rows or N_ROWS["plot"])
     series = []
     for setting in grid:
         # Without a setting, the bars show the model's own distribution and not the greedy choice.

@@ -22,12 +22,12 @@ import numpy as np
 
 import gpt2
 import sampling
+from cli.flags import N_ROWS
 from utils import Model
 from views import screen
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of
 
 CHUNK = 128  # positions per call of gpt2, so that not all logits of a window are in memory
-N_ROWS = 5  # surprising tokens listed below a coloured text
 OTHER_COLUMNS = 34  # width of the table without the token and the bar
 SHADES = [  # upper limit in bits, ANSI codes, in words
     (1, "", "under 1"),
@@ -170,7 +170,7 @@ def render(
         yield ""
         yield "bits of surprise: " + " ".join(screen.paint(f" {words} ", codes) for _, codes, words in SHADES)
         yield ""
-        listed = by_surprise[: n_rows or N_ROWS]
+        listed = by_surprise[: n_rows or N_ROWS["score"]]
     else:
         listed = by_surprise[:n_rows] if n_rows else range(len(ids))
     yield from table(names, scores, listed, width)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import sampling
-from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS, Options
+from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS
+from cli.options import Options
 from engine.completion import Completion
 from utils import Model
 
@@ -16,7 +17,8 @@ from utils import Model
 def grid(options: Options) -> list[dict]:
     """Return every combination of the values given, as {option: value}; the last option changes fastest.
 
-    >>> from cli.flags import EXPLORE_FLAGS, check_each
+    >>> from cli.flags import EXPLORE_FLAGS
+    >>> from cli.options import check_each
     >>> grid(check_each({"temperature": (0.3, 0.7), "top_p": 0.9}, EXPLORE_FLAGS))
     [{'temperature': 0.3, 'top_p': 0.9}, {'temperature': 0.7, 'top_p': 0.9}]
     """

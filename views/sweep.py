@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 import sampling
-from cli.flags import Options
+from cli.options import Options
 from encoder import Encoder
 from engine.batching import generate_samples
 from engine.completion import Completion

@@ -1,10 +1,10 @@
-"""Downloading an official model, from a server on this machine that does all that servers do."""
+"""Downloading an official model from a scripted HTTP server on this machine."""
 
 import contextlib
 import hashlib
 import http.server
-import io
 import json
+import logging
 import os
 import re
 import socket
@@ -13,23 +13,26 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import four_at_once, tiny_tensors
+from conftest import Terminal, four_at_once, tiny_tensors
+from model_folders import ROOT
 
 from checkpoints import download, files
+from checkpoints.download import DATA
 from utils import CheckpointError, load_encoder_hparams_and_params
 
-ROOT = Path(__file__).parents[2]
-DATA = "model.ckpt.data-00000-of-00001"
 NEEDED = ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint", DATA]
 NOT_FOUND = b"<html><body>The page you look for is not here</body></html>"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` {path: bytes}. What it does is scripted for each path, a word a request; then it is good."""
+    """Serve `files`, {path: bytes}.
+
+    script: {path: words}, a word for each request, which selects one of the handler's answer_ methods. Requests after
+    those get the file.
+    """
 
     daemon_threads = True
 
@@ -43,7 +46,7 @@ class Server(http.server.ThreadingHTTPServer):
         return [path.rpartition("/")[2] for path, _ in self.requests]
 
     def handle_error(self, request, client_address):
-        pass  # a client that hangs up is part of some tests
+        pass  # in some tests the client closes the connection
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -144,7 +147,7 @@ def server():
 
 @pytest.fixture
 def models(server, pristine_tiny, tmp_path, monkeypatch):
-    """An empty models_dir, for which the server has a 124M that is really the tiny model."""
+    """Return an empty models_dir. The server has a 124M for it, whose files are those of the tiny model."""
     contents = {name: (pristine_tiny / name).read_bytes() for name in NEEDED}
     server.files = {f"/124M/{name}": raw for name, raw in contents.items()}
     facts = {name: (len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in contents.items()}
@@ -167,27 +170,27 @@ def assert_loads(models):
     assert sorted(path.name for path in (models / "124M").iterdir()) == sorted([*NEEDED, "model.safetensors", ".lock"])
 
 
-def assert_fails(models, match, **left):
-    """The error matches, and of the file in question nothing is left but `part` bytes to go on from."""
+def assert_fails(models, match, parts=None):
+    """Loading fails with an error that matches, and leaves no weights but the parts {name: bytes}."""
     with pytest.raises(CheckpointError, match=match) as error:
         load(models)
     folder = models / "124M"
     assert not (folder / DATA).exists() and not (folder / "model.safetensors").exists()
-    parts = {path.name.removesuffix(".part"): path.stat().st_size for path in folder.glob("*.part")}
-    assert parts == left.get("parts", {})
+    found = {path.name.removesuffix(".part"): path.stat().st_size for path in folder.glob("*.part")}
+    assert found == (parts or {})
     return str(error.value)
 
 
 def unknown(monkeypatch, name, size=True):
-    """Forget the SHA-256, and maybe the size, of a file."""
+    """Remove the SHA-256 of a file from the table, and its size unless `size`."""
     facts = download.OFFICIAL["124M"]
     monkeypatch.setitem(facts, name, (facts[name][0] if size else None, None))
 
 
-# ---- it works --------------------------------------------------------------------------------------------------
+# ---- success ---------------------------------------------------------------------------------------------------
 
 
-def test_a_model_is_downloaded_converted_and_loaded_and_the_next_time_asks_nobody(server, models):
+def test_the_first_load_downloads_each_file_and_the_second_none(server, models):
     assert_loads(models)
     assert server.names_requested() == NEEDED
     assert_loads(models)
@@ -199,13 +202,13 @@ def test_an_alias_downloads_its_size(server, models):
     assert (models / "124M" / DATA).exists()
 
 
-def test_a_slash_after_the_address_does_no_harm(server, models, monkeypatch):
+def test_a_slash_after_the_address_is_ignored(server, models, monkeypatch):
     monkeypatch.setenv("PICOGPT_MODELS_URL", f"{server.url}/")
     assert_loads(models)
 
 
 @pytest.mark.parametrize("setting", ["", None])
-def test_without_a_setting_the_address_is_openai_s(models, monkeypatch, setting):
+def test_the_default_address_is_openai_s(models, monkeypatch, setting):
     monkeypatch.delenv("PICOGPT_MODELS_URL") if setting is None else monkeypatch.setenv("PICOGPT_MODELS_URL", setting)
     monkeypatch.setattr(download, "receive", lambda url, part, size: pytest.fail(url))
     with pytest.raises(
@@ -234,7 +237,7 @@ def test_without_a_setting_the_address_is_openai_s(models, monkeypatch, setting)
     ],
 )
 @pytest.mark.parametrize("name", ["hparams.json", DATA])
-def test_a_troubled_connection_is_overcome(server, models, name, words):
+def test_a_download_survives_network_errors(server, models, name, words):
     server.files["/elsewhere"] = server.files[f"/124M/{name}"]
     server.script[f"/124M/{name}"] = list(words)
     assert_loads(models)
@@ -242,13 +245,13 @@ def test_a_troubled_connection_is_overcome(server, models, name, words):
 
 
 @pytest.mark.parametrize("word", ["until_close", "chunked", "truncate", "chunked cut"])
-def test_a_file_of_unknown_size_and_hash_is_downloaded_whole(server, models, monkeypatch, word):
+def test_a_file_of_unknown_size_and_hash_is_downloaded_completely(server, models, monkeypatch, word):
     unknown(monkeypatch, "model.ckpt.index", size=False)
     server.script["/124M/model.ckpt.index"] = [word]
     assert_loads(models)
 
 
-def test_only_what_is_missing_of_a_file_is_asked_for(server, models):
+def test_a_retry_requests_only_the_missing_bytes(server, models):
     raw = server.files[f"/124M/{DATA}"]
     server.script[f"/124M/{DATA}"] = ["reset"]
     assert_loads(models)
@@ -256,19 +259,19 @@ def test_only_what_is_missing_of_a_file_is_asked_for(server, models):
     assert [asked for path, asked in server.requests if path.endswith(DATA)] == [None, f"bytes={half}-"]
 
 
-def test_the_bytes_are_asked_for_as_they_are_for_one_cannot_go_on_in_the_middle_of_a_zip(server, models):
+def test_requests_ask_for_uncompressed_bodies(server, models):
     load(models)
     assert server.encodings == {"identity"}
 
 
-def test_a_download_goes_on_where_an_earlier_process_was_stopped(server, models):
+def test_a_download_resumes_where_an_earlier_process_stopped(server, models):
     (models / "124M").mkdir(parents=True)
     (models / "124M" / f"{DATA}.part").write_bytes(server.files[f"/124M/{DATA}"][:3000])
     assert_loads(models)
     assert (f"/124M/{DATA}", "bytes=3000-") in server.requests
 
 
-def test_a_part_that_is_whole_is_not_asked_for_again(server, models):
+def test_a_complete_part_is_not_requested_again(server, models):
     (models / "124M").mkdir(parents=True)
     (models / "124M" / f"{DATA}.part").write_bytes(server.files[f"/124M/{DATA}"])
     assert_loads(models)
@@ -276,19 +279,19 @@ def test_a_part_that_is_whole_is_not_asked_for_again(server, models):
 
 
 @pytest.mark.parametrize("size", [True, False])
-def test_a_part_that_is_too_long_is_started_over(server, models, monkeypatch, size):
+def test_a_part_that_is_too_long_is_downloaded_again(server, models, monkeypatch, size):
     unknown(monkeypatch, DATA, size)
     (models / "124M").mkdir(parents=True)
     (models / "124M" / f"{DATA}.part").write_bytes(server.files[f"/124M/{DATA}"] + b"more")
     assert_loads(models)
 
 
-# ---- a half-finished folder ------------------------------------------------------------------------------------
+# ---- an incomplete folder --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NEEDED)
 @pytest.mark.parametrize("content", [None, b"", b"short", b"long" * 10_000])
-def test_a_half_finished_folder_heals_itself(server, models, name, content):
+def test_an_incomplete_folder_is_completed(server, models, name, content):
     (models / "124M").mkdir(parents=True)
     for other in NEEDED:
         (models / "124M" / other).write_bytes(server.files[f"/124M/{other}"])
@@ -297,7 +300,7 @@ def test_a_half_finished_folder_heals_itself(server, models, name, content):
     assert server.names_requested() == [name]
 
 
-def test_a_complete_folder_asks_nobody_and_is_not_locked(server, models):
+def test_a_complete_folder_causes_no_request_and_no_lock(server, models):
     (models / "124M").mkdir(parents=True)
     for name in NEEDED:
         (models / "124M" / name).write_bytes(server.files[f"/124M/{name}"])
@@ -305,7 +308,7 @@ def test_a_complete_folder_asks_nobody_and_is_not_locked(server, models):
     assert server.requests == [] and not (models / "124M" / ".lock").exists()
 
 
-def test_the_saved_copy_stands_for_the_checkpoint_it_was_made_from(server, models):
+def test_the_converted_file_replaces_the_checkpoint(server, models):
     assert_loads(models)
     for name in ("checkpoint", "model.ckpt.index", DATA):
         (models / "124M" / name).unlink()
@@ -314,7 +317,7 @@ def test_the_saved_copy_stands_for_the_checkpoint_it_was_made_from(server, model
     assert server.requests == []
 
 
-def test_a_folder_with_weights_of_one_s_own_is_never_written_over(server, models, save_checkpoint):
+def test_a_folder_with_the_user_s_own_weights_is_never_overwritten(server, models, save_checkpoint):
     folder = models / "124M"
     folder.mkdir(parents=True)
     for name in ("hparams.json", "encoder.json", "vocab.bpe"):
@@ -324,7 +327,7 @@ def test_a_folder_with_weights_of_one_s_own_is_never_written_over(server, models
     assert server.requests == [] and not (folder / DATA).exists()
 
 
-def test_a_folder_elsewhere_is_never_downloaded_to_whatever_its_name(server, models, tmp_path):
+def test_a_folder_outside_models_dir_or_without_a_size_as_its_name_is_never_downloaded_to(server, models, tmp_path):
     (tmp_path / "mine" / "124M").mkdir(parents=True)
     for model_size, models_dir in ((tmp_path / "mine" / "124M", models), ("345M", models)):
         (models / "345M").mkdir(parents=True, exist_ok=True)
@@ -333,10 +336,10 @@ def test_a_folder_elsewhere_is_never_downloaded_to_whatever_its_name(server, mod
     assert server.requests == []
 
 
-# ---- it does not work, and says so -----------------------------------------------------------------------------
+# ---- failure ---------------------------------------------------------------------------------------------------
 
 
-def assert_tells_how_to_do_without(message, models, base):
+def assert_gives_manual_steps(message, models, base):
     for name in [
         *NEEDED,
         "model.ckpt.meta is not needed",
@@ -348,22 +351,22 @@ def assert_tells_how_to_do_without(message, models, base):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_a_refusal_is_final_and_told_with_the_files_to_fetch_by_hand(server, models, status):
+def test_a_refusal_is_not_retried_and_the_error_gives_manual_steps(server, models, status):
     server.script[f"/124M/{DATA}"] = [f"status {status}"] * 9
     message = assert_fails(models, rf"{DATA}: the server answered {status}")
-    assert_tells_how_to_do_without(message, models, server.url)
+    assert_gives_manual_steps(message, models, server.url)
     assert server.names_requested().count(DATA) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_that_stays_busy_is_given_up_after_some_tries(server, models, status):
+def test_a_busy_server_gets_a_limited_number_of_requests(server, models, status):
     server.script[f"/124M/{DATA}"] = [f"status {status}"] * 9
     message = assert_fails(models, f"the server answered {status}")
-    assert_tells_how_to_do_without(message, models, server.url)
+    assert_gives_manual_steps(message, models, server.url)
     assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
 
 
-def test_the_waits_between_tries_are_those_of_back_off(server, models, monkeypatch):
+def test_the_pauses_before_retries_are_those_of_back_off(server, models, monkeypatch):
     waits = []
     monkeypatch.setattr(download, "BACK_OFF", (0.5, 1, 2))
     monkeypatch.setattr("time.sleep", waits.append)
@@ -381,7 +384,7 @@ def test_a_web_page_is_never_kept_as_a_file(server, models, monkeypatch, content
     assert_loads_after(server, models)
 
 
-def test_an_error_page_that_says_it_is_data_is_not_kept_either(server, models):
+def test_an_error_page_declared_as_data_is_not_kept(server, models):
     server.script[f"/124M/{DATA}"] = ["page application/octet-stream"] * 9
     size = len(server.files[f"/124M/{DATA}"])
     assert_fails(models, rf"expected bytes {size}, found {len(NOT_FOUND)}\. The download was deleted")
@@ -394,7 +397,7 @@ def assert_loads_after(server, models):
     assert_loads(models)
 
 
-def test_a_wrong_hash_is_told_and_the_file_deleted(server, models):
+def test_a_file_with_a_wrong_hash_is_deleted_and_an_error(server, models):
     raw = server.files[f"/124M/{DATA}"]
     server.script[f"/124M/{DATA}"] = ["wrong"] * 9
     expected, found = (hashlib.sha256(data).hexdigest() for data in (raw, bytes(len(raw))))
@@ -404,39 +407,39 @@ def test_a_wrong_hash_is_told_and_the_file_deleted(server, models):
     assert_loads_after(server, models)
 
 
-def test_a_part_that_is_of_something_else_is_noticed_by_its_hash(server, models):
+def test_a_part_of_another_file_fails_the_hash(server, models):
     (models / "124M").mkdir(parents=True)
     (models / "124M" / f"{DATA}.part").write_bytes(b"something else")
     assert_fails(models, "expected SHA-256")
     assert_loads(models)
 
 
-def test_without_a_known_hash_the_checksums_of_the_index_speak(server, models, monkeypatch):
+def test_the_index_s_checksums_detect_damage_if_the_hash_is_unknown(server, models, monkeypatch):
     unknown(monkeypatch, DATA)
     server.script[f"/124M/{DATA}"] = ["wrong"]
     with pytest.raises(CheckpointError, match="Checksum does not match") as error:
         load(models)
     assert "delete model.ckpt.index and model.ckpt.data-*, then run again" in str(error.value)
-    for path in (models / "124M").glob("model.ckpt.*"):  # as the message says
+    for path in (models / "124M").glob("model.ckpt.*"):  # as the message advises
         path.unlink()
     assert_loads(models)
 
 
-def test_of_a_body_that_is_too_long_no_more_is_received_than_shows_it(server, models):
+def test_a_body_that_is_too_long_is_received_up_to_the_first_excess_chunk(server, models):
     server.script[f"/124M/{DATA}"] = ["too_long"] * 9
     size = len(server.files[f"/124M/{DATA}"])
     message = assert_fails(models, f"expected bytes {size}, found")
     assert size < int(re.search(r"found (\d+)", message)[1]) <= size + files.CHUNK
 
 
-def test_a_server_that_never_answers_is_given_up(server, models, monkeypatch):
+def test_a_server_that_never_answers_times_out(server, models, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", (1, 0.05))
     server.script[f"/124M/{DATA}"] = ["never"] * 9
-    assert_tells_how_to_do_without(assert_fails(models, "timed out"), models, server.url)
+    assert_gives_manual_steps(assert_fails(models, "timed out"), models, server.url)
     assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
 
 
-def test_what_was_received_of_a_file_is_kept_for_the_next_run(server, models):
+def test_the_received_part_of_a_file_is_kept_for_the_next_run(server, models):
     server.script[f"/124M/{DATA}"] = ["truncate", *["status 500"] * 9]
     half = len(server.files[f"/124M/{DATA}"]) // 2 // files.CHUNK * files.CHUNK
     assert_fails(models, "500", parts={DATA: half})
@@ -445,45 +448,45 @@ def test_what_was_received_of_a_file_is_kept_for_the_next_run(server, models):
     assert server.requests == [(f"/124M/{DATA}", f"bytes={half}-")]
 
 
-def test_offline_the_message_tells_how_to_do_without(models, monkeypatch):
+def test_the_error_without_a_network_gives_manual_steps(models, monkeypatch):
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound and not listening: nobody else can answer there
+        unused.bind(("127.0.0.1", 0))  # bound but not listening, so that no other process can answer
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         monkeypatch.setenv("PICOGPT_MODELS_URL", url)
         message = assert_fails(models, "refused")
-    assert_tells_how_to_do_without(message, models, url)
+    assert_gives_manual_steps(message, models, url)
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/models", "http://:1", "file:///etc"])
-def test_a_senseless_address_is_told(models, monkeypatch, url):
+def test_the_error_for_an_invalid_address_gives_manual_steps(models, monkeypatch, url):
     monkeypatch.setenv("PICOGPT_MODELS_URL", url)
-    assert_tells_how_to_do_without(assert_fails(models, url), models, url)
+    assert_gives_manual_steps(assert_fails(models, url), models, url)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(models):
+def test_the_error_for_an_unwritable_folder_names_it(models):
     models.mkdir()
-    (models / "124M").write_bytes(b"a file in the way: what mkdir says to it, it says to a read-only file system")
+    (models / "124M").write_bytes(b"a file in place of the folder; mkdir fails as on a read-only file system")
     with pytest.raises(CheckpointError, match=r"cannot download to .*124M.*--models_dir"):
         load(models)
 
 
-def test_a_full_disk_is_told_with_the_folder(models, monkeypatch):
+def test_the_error_for_a_full_disk_names_the_folder(models, monkeypatch):
     def full(file):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "sync", full)
-    with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; free some disk space"):
+    with pytest.raises(CheckpointError, match=r"cannot download to .*124M: .*No space left on device; free some"):
         load(models)
 
 
-def test_tensorflow_missing_is_told_before_the_weights_are_downloaded(server, models, monkeypatch):
+def test_a_missing_tensorflow_is_reported_before_the_weights_are_downloaded(server, models, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(CheckpointError, match="pip install tensorflow"):
         load(models)
     assert DATA not in server.names_requested()
 
 
-def test_ctrl_c_keeps_what_was_received_and_no_file_under_its_name(server, models, monkeypatch):
+def test_ctrl_c_keeps_the_received_part_and_no_file_under_its_final_name(server, models, monkeypatch):
     def interrupt(file):
         raise KeyboardInterrupt
 
@@ -494,16 +497,16 @@ def test_ctrl_c_keeps_what_was_received_and_no_file_under_its_name(server, model
     monkeypatch.undo()
 
 
-# ---- several at once, and what is said on the way --------------------------------------------------------------
+# ---- several processes, and messages ---------------------------------------------------------------------------
 
 
-def test_several_at_once_download_each_file_once_and_all_load(server, models):
+def test_four_threads_download_each_file_once_and_all_load(server, models):
     results = four_at_once(lambda: load(models))
     assert len(results) == 4
     assert server.names_requested() == NEEDED
 
 
-def test_two_processes_at_once_do_not_disturb_each_other(server, models):
+def test_two_processes_can_download_the_same_model_at_once(server, models):
     code = (
         "import json, pathlib, sys\n"
         "from checkpoints import download\n"
@@ -524,21 +527,28 @@ def test_two_processes_at_once_do_not_disturb_each_other(server, models):
         assert (models / "124M" / name).read_bytes() == server.files[f"/124M/{name}"]
 
 
-def test_nothing_is_said_where_stderr_is_no_terminal(server, models, capfd):
+def test_a_download_prints_nothing_if_stderr_is_no_terminal(server, models, capfd):
     server.script[f"/124M/{DATA}"] = ["reset", "status 500"]
     assert_loads(models)
     assert capfd.readouterr() == ("", "")
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+@pytest.fixture
+def log_terminal(monkeypatch):
+    """Return a terminal on which picoGPT's logger writes its remarks."""
+    terminal = Terminal()
+    log = logging.getLogger("picogpt")
+    level = log.level
+    monkeypatch.setattr(log, "handlers", [logging.StreamHandler(terminal)])
+    log.setLevel(logging.INFO)
+    yield terminal
+    log.setLevel(level)
 
 
-def test_a_terminal_sees_a_bar_in_bytes_and_why_there_is_a_new_try(server, models, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+def test_a_terminal_shows_a_bar_in_bytes_and_the_reason_for_a_retry(server, models, log_terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", log_terminal)
     server.script[f"/124M/{DATA}"] = ["status 503"]
     load(models)
-    seen = terminal.getvalue()
+    seen = log_terminal.getvalue()
     assert f"{DATA}: 100%" in seen and "B/s" in seen and "converting to model.safetensors" in seen
     assert "the server answered 503 Service Unavailable; trying again" in seen

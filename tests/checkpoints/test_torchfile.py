@@ -1,4 +1,4 @@
-"""Files of torch.save: read as torch would, or refused; never run, whatever a stranger wrote into them."""
+"""Files of torch.save: read as torch reads them, or rejected; no code in them is ever run."""
 
 import collections
 import os
@@ -19,7 +19,7 @@ FLOAT = Storage("torch.FloatStorage", "0", 12)
 
 
 def pickled_tensor(size=12, offset=0, shape=(3, 4), strides=(4, 1), storage=b"FloatStorage", key="0"):
-    """The pickle of one tensor in the words of torch.save: GLOBAL, a persistent id, REDUCE."""
+    """Return the pickle of one tensor as torch.save writes it: GLOBAL, a persistent id, REDUCE."""
 
     def number(n):
         return pickle.dumps(n, 2)[2:-1]
@@ -50,7 +50,7 @@ def read(path):
         return file.read(file.content) if isinstance(file.content, Tensor) else None
 
 
-# ---- what is read ----------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -64,18 +64,18 @@ def read(path):
         {i: str(i) for i in range(3000)},
     ],
 )
-def test_plain_data_comes_back_as_it_was_pickled(value, protocol):
+def test_plain_data_is_unpickled_unchanged(value, protocol):
     assert load_pickle(pickle.dumps(value, protocol)) == value
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_an_ordered_dict_comes_back_as_a_dict_without_its_attributes(protocol):
+def test_an_ordered_dict_becomes_a_dict_without_attributes(protocol):
     ordered = collections.OrderedDict(a=1, b=2)
     ordered._metadata = {"": {"version": 1}}
     assert load_pickle(pickle.dumps(ordered, protocol)) == {"a": 1, "b": 2}
 
 
-def test_what_is_shared_stays_shared():
+def test_a_shared_value_stays_shared():
     shared = [1]
     a, b = load_pickle(pickle.dumps([shared, shared]))
     assert a is b
@@ -94,12 +94,12 @@ def test_a_tensor_is_a_view_of_its_storage(path):
 @pytest.mark.parametrize(
     ("storage", "kind"), [(b"HalfStorage", "<f2"), (b"DoubleStorage", "<f8"), (b"LongStorage", "<i8")]
 )
-def test_storages_of_other_types_are_read_as_such(path, storage, kind):
+def test_a_storage_is_read_with_its_own_type(path, storage, kind):
     save(path, pickled_tensor(storage=storage), {"data/0": np.arange(12, dtype=kind).tobytes()})
     np.testing.assert_array_equal(read(path), np.arange(12, dtype=kind).reshape(3, 4), strict=True)
 
 
-# ---- what is not run -------------------------------------------------------------------------------------------
+# ---- code is not run -------------------------------------------------------------------------------------------
 
 
 class Evil:
@@ -112,7 +112,7 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("function", [os.system, eval, open, getattr, pickle.loads, np.fromfile])
-def test_a_pickle_that_calls_a_function_is_refused_by_its_name_and_runs_nothing(tmp_path, function, protocol):
+def test_a_pickle_that_calls_a_function_runs_nothing_and_the_error_names_the_function(tmp_path, function, protocol):
     marker = tmp_path / "marker"
     argument = f"touch {marker}" if function is os.system else str(marker)
     data = pickle.dumps({"model": Evil(function, argument)}, protocol)
@@ -124,7 +124,7 @@ def test_a_pickle_that_calls_a_function_is_refused_by_its_name_and_runs_nothing(
     assert not marker.exists()
 
 
-def test_no_name_but_those_of_tensors_is_admitted():
+def test_only_the_names_needed_for_tensors_are_admitted():
     for module, name in [("torch", "load"), ("torch", "FloatStorage.from_file"), ("torch._utils", "__builtins__")]:
         with pytest.raises(ValueError, match=f"names {module}.{name}"):
             load_pickle(f"\x80\x02c{module}\n{name}\n.".encode("latin-1"))
@@ -153,16 +153,16 @@ def test_no_name_but_those_of_tensors_is_admitted():
         b"\xff",
     ],
 )
-def test_a_senseless_program_is_refused(data):
+def test_an_invalid_program_is_an_error(data):
     with pytest.raises(ValueError, match=r"\w"):
         load_pickle(data)
 
 
-# ---- what costs nothing ----------------------------------------------------------------------------------------
+# ---- errors allocate little ------------------------------------------------------------------------------------
 
 
-def cheap(function):
-    """Call it; it must raise ValueError, and never have held more than four megabytes."""
+def cheap_error(function):
+    """Call a function that must raise ValueError and allocate at most 4 MiB; return the message."""
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"\w") as error:
         function()
@@ -182,16 +182,16 @@ def cheap(function):
         b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",  # LONG4
         b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"h\x00.",  # FRAME
         b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b"h\x00.",  # LONG_BINPUT far away
-        b"\x80\x02)" + b"2\x86" * 1000 + b".",  # DUP: a tuple of 2**1000 leaves
-        b"\x80\x02})" + b"q\x00h\x00\x86" * 1000 + b"K\x01s.",  # the same as a key, whose hash takes for ever
+        b"\x80\x02)" + b"2\x86" * 1000 + b".",  # DUP: a tuple of 2**1000 elements
+        b"\x80\x02})" + b"q\x00h\x00\x86" * 1000 + b"K\x01s.",  # the same as a key, whose hash takes forever
         b"\x80\x02})" + b"\x85" * 50_000 + b"K\x01s.",  # as a key, whose hash overflows the stack
     ],
 )
-def test_a_pickle_that_claims_the_world_gets_nothing(data):
-    cheap(lambda: load_pickle(data))
+def test_a_pickle_that_claims_huge_sizes_is_a_cheap_error(data):
+    cheap_error(lambda: load_pickle(data))
 
 
-def test_a_deep_pickle_is_no_stack_overflow():
+def test_a_deeply_nested_pickle_causes_no_stack_overflow():
     assert load_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".") is not None
 
 
@@ -224,42 +224,42 @@ def test_a_deep_pickle_is_no_stack_overflow():
         {"key": 0},
     ],
 )
-def test_a_tensor_that_runs_past_its_storage_is_refused_before_anything_is_made(path, claim):
+def test_a_tensor_beyond_its_storage_is_a_cheap_error(path, claim):
     save(path, pickled_tensor(**claim))
-    assert "ckpt.pt" in cheap(lambda: read(path))
+    assert "ckpt.pt" in cheap_error(lambda: read(path))
 
 
-def test_a_compressed_archive_is_refused_so_that_nothing_swells(path):
+def test_a_compressed_archive_is_a_cheap_error(path):
     huge = pickled_tensor(size=2**24, shape=(2**12, 2**12), strides=(2**12, 1))
     save(path, huge, {"data/0": bytes(2**26)}, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2**18
-    cheap(lambda: read(path))
-    with zipfile.ZipFile(path, "w") as archive:  # only the numbers are compressed
+    cheap_error(lambda: read(path))
+    with zipfile.ZipFile(path, "w") as archive:  # the numbers are compressed, data.pkl is not
         archive.writestr("archive/data.pkl", huge)
         archive.writestr("archive/data/0", bytes(2**26), zipfile.ZIP_DEFLATED)
-    cheap(lambda: read(path))
+    cheap_error(lambda: read(path))
     save(path, bytes(2**23), {}, compression=zipfile.ZIP_DEFLATED)
-    cheap(lambda: read(path))
+    cheap_error(lambda: read(path))
 
 
-def test_a_directory_that_lies_about_a_size_is_refused(path):
+def test_a_false_size_in_the_archive_s_directory_is_a_cheap_error(path):
     raw = save(path, pickled_tensor(size=2**29, shape=(2**14, 2**15), strides=(2**15, 1))).read_bytes()
     assert raw.count(struct.pack("<II", 48, 48)) == 2
     path.write_bytes(raw.replace(struct.pack("<II", 48, 48), struct.pack("<II", 2**31, 2**31)))
-    assert "data/0 has 2,147,483,648 bytes" in cheap(lambda: read(path))
+    assert "data/0 has 2,147,483,648 bytes" in cheap_error(lambda: read(path))
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_no_such_archive_is_refused_with_the_way_out(path):
+def test_the_error_for_another_kind_of_file_gives_a_remedy(path):
     for content in (b"", b"PK", b"\x80\x02}.", bytes(1000), b"version https://git-lfs.github.com/spec/v1\n"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read .*: if it is damaged or cut off, copy it again"):
             TorchFile(path)
 
 
-def test_an_archive_without_a_pickle_or_with_two_or_big_endian_is_refused(path):
+def test_an_archive_without_exactly_one_pickle_or_with_big_endian_numbers_is_an_error(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data/0", b"")
     with pytest.raises(ValueError, match=r"no data\.pkl"):
@@ -272,14 +272,14 @@ def test_an_archive_without_a_pickle_or_with_two_or_big_endian_is_refused(path):
         TorchFile(path)
 
 
-def test_a_changed_number_is_noticed_by_its_checksum(path):
+def test_a_changed_number_fails_the_checksum(path):
     save(path, pickled_tensor())
     path.write_bytes(path.read_bytes().replace(np.float32(7).tobytes(), np.float32(8).tobytes()))
     with pytest.raises(ValueError, match="CRC"):
         read(path)
 
 
-def test_a_file_cut_off_anywhere_is_refused(path):
+def test_a_file_cut_off_anywhere_is_an_error(path):
     raw = save(path, pickled_tensor()).read_bytes()
     for length in range(len(raw)):
         path.write_bytes(raw[:length])
@@ -289,7 +289,7 @@ def test_a_file_cut_off_anywhere_is_refused(path):
 
 @given(st.data())
 @settings(derandomize=True, deadline=None, max_examples=200)
-def test_random_damage_is_one_value_error_or_none(tmp_path_factory, data):
+def test_random_damage_raises_value_error_or_nothing(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.pt"
     raw = bytearray(save(path, pickled_tensor()).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -308,14 +308,14 @@ OPCODES += [b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n", b"ctorch.
 
 @given(st.lists(st.sampled_from(OPCODES), max_size=40) | st.binary(max_size=60).map(lambda raw: [raw]))
 @settings(derandomize=True, deadline=None, max_examples=1000)
-def test_a_random_program_gives_a_value_or_one_value_error(program):
+def test_a_random_program_gives_a_value_or_a_value_error(program):
     try:
         load_pickle(b"\x80\x04" + b"".join(program) + b".")
     except ValueError as error:
         assert str(error)
 
 
-def test_a_pickle_too_large_to_be_one_is_refused(path, monkeypatch):
+def test_a_pickle_over_the_size_limit_is_an_error(path, monkeypatch):
     monkeypatch.setattr(torchfile, "LARGEST_PICKLE", 100)
     save(path, pickle.dumps("x" * 100))
     with pytest.raises(ValueError, match=r"data\.pkl has \d+ bytes"):

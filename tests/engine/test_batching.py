@@ -1,4 +1,4 @@
-"""Continuous batching: a text does not depend on the texts that share its steps or had its slot before."""
+"""Test engine/batching.py: a text does not depend on other texts, in other slots or earlier in the same slot."""
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ def drawing(*seed, **options):
 
 
 def prompts(n, longest=20):
+    """Return `n` random prompts of different lengths."""
     rng = np.random.default_rng(5)
     return [rng.integers(N_VOCAB, size=size).tolist() for size in rng.integers(1, longest, size=n, endpoint=True)]
 
@@ -53,21 +54,22 @@ def test_the_engine_and_the_reference_loop_produce_the_same_ids(params, n_slots)
 
 @pytest.mark.parametrize("n_slots", [1, 4, 7, 64])
 def test_completions_of_a_job_do_not_depend_on_the_number_of_slots(params, n_slots):
-    jobs, alone = ragged_jobs(5, n_samples=6), ragged_jobs(5, n_samples=6)
+    jobs = ragged_jobs(5, n_samples=6)
+    alone = ragged_jobs(5, n_samples=6)
     run(params, jobs, n_slots)
     for job in alone:
         list(generate_samples(job.prompt, params, N_HEAD, job.n_tokens, job.completions))
     assert ids_and_reasons(jobs) == ids_and_reasons(alone)
 
 
-def test_a_free_slot_is_taken_in_the_very_next_step(params):
+def test_the_next_job_takes_a_free_slot_in_the_next_step(params):
     n_tokens = [5, 1, 1, 1, 1, 1, 2]
     jobs = [Job([1, 2], [Completion()], n) for n in n_tokens]
     assert run(params, jobs, 2) == [2, 2, 2, 2, 2, 1, 1]
-    assert sum([2, 2, 2, 2, 2, 1, 1]) == sum(n_tokens)  # no step is wasted
+    assert sum([2, 2, 2, 2, 2, 1, 1]) == sum(n_tokens)  # each step uses every slot while jobs wait
 
 
-def test_jobs_are_taken_from_the_iterator_only_as_slots_get_free(params):
+def test_jobs_are_taken_from_the_iterable_only_when_a_slot_is_free(params):
     taken = []
 
     def arriving():
@@ -99,15 +101,17 @@ def test_the_first_token_needs_one_pass_over_the_prompt_and_no_step(params, pass
 def test_a_text_does_not_depend_on_the_previous_content_of_its_slot(params, monkeypatch):
     original = slots.make_kv_cache
 
-    def spoilt(*args, **options):
+    def make_filled_cache(*args, **options):
         cache = original(*args, **options)
         for layer in cache:
-            layer.k[:], layer.v[:] = 1e6, 1e6
+            layer.k[:] = 1e6
+            layer.v[:] = 1e6
         return cache
 
-    jobs, clean = ragged_jobs(), ragged_jobs()
+    jobs = ragged_jobs()
+    clean = ragged_jobs()
     run(params, clean, 3)
-    monkeypatch.setattr(slots, "make_kv_cache", spoilt)
+    monkeypatch.setattr(slots, "make_kv_cache", make_filled_cache)
     run(params, jobs, 3)
     assert ids_and_reasons(jobs) == ids_and_reasons(clean)
 
@@ -122,13 +126,14 @@ def test_memory_is_bounded_by_the_slots_and_the_longest_text(params, monkeypatch
 
     monkeypatch.setattr(slots, "make_kv_cache", recording)
     run(params, [Job([1, 2, 3], [Completion()], 4) for _ in range(50)], n_slots=2)
-    # First nothing; then room for two texts, in multiples of 32 within the context; two prompts of 3 tokens together.
+    # (2, 0): the slots before the first job. (2, N_CTX): two texts, in multiples of 32 positions within the context.
+    # (2, 3): two prompts of 3 tokens, computed as one batch.
     assert set(sizes) == {(2, 0), (2, 3), (2, N_CTX)}
     assert sizes.count((2, N_CTX)) == 1
 
 
 @pytest.mark.parametrize("keep", [0, 3])
-def test_a_text_beyond_the_context_slides_as_it_does_alone(params, keep):
+def test_sliding_completions_in_a_batch_equal_those_generated_alone(params, keep):
     lengths = (1, 5, 31, 32, 40)
     jobs = [Job(prompts(1, n)[0] * 40, [drawing(n)], 60, keep) for n in lengths]
     alone = [Job(prompts(1, n)[0] * 40, [drawing(n)], 60, keep) for n in lengths]
@@ -139,11 +144,11 @@ def test_a_text_beyond_the_context_slides_as_it_does_alone(params, keep):
 
 
 @pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
-def test_without_sliding_the_end_of_the_context_ends_a_text(params, n_prompt):
+def test_the_end_of_the_context_ends_a_completion_that_does_not_slide(params, n_prompt):
     jobs = [Job(list(range(n_prompt)), [Completion()], 1000), Job([3], [Completion()], 4)]
     run(params, jobs, n_slots=2)
-    (sample,) = jobs[0].completions
-    assert n_prompt + len(sample.ids) - 1 == N_CTX and sample.finish_reason == "context"
+    (completion,) = jobs[0].completions
+    assert n_prompt + len(completion.ids) - 1 == N_CTX and completion.finish_reason == "context"
     assert jobs[1].completions[0].finish_reason == "length"
 
 
@@ -169,21 +174,21 @@ def test_a_failing_sampler_ends_only_its_own_job(params):
     good = [Job([2], [Completion()], 5), Job([3], [Completion()], 5)]
     run(params, [good[0], bad, good[1]], n_slots=2)
     assert "every token is banned" in bad.error
-    assert [sample.finish_reason for sample in bad.completions] == ["error"] * 3
+    assert [completion.finish_reason for completion in bad.completions] == ["error"] * 3
     assert [(job.error, len(job.completions[0].ids)) for job in good] == [(None, 5)] * 2
 
 
-def test_no_jobs_need_no_steps(params):
+def test_an_empty_iterable_of_jobs_needs_no_step(params):
     assert run(params, [], 3) == []
 
 
-def test_a_job_for_no_tokens_is_finished_without_a_step(params):
+def test_a_job_of_zero_tokens_is_finished_without_a_step(params):
     nothing = Job([1], [Completion(), Completion()], 0)
     assert run(params, [nothing], 3) == []
     assert nothing.is_finished and ids_and_reasons([nothing]) == [[([], "length")] * 2]
 
 
-def test_prompts_without_padding_are_computed_in_their_slot(params, monkeypatch):
+def test_a_single_prompt_is_computed_in_its_slot_without_a_copy(params, monkeypatch):
     caches = []
     original = slots.compute_prompts
 

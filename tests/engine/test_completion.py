@@ -1,4 +1,4 @@
-"""Completion and Text: the text is certain, in order, and free of stop strings; every end has its reason."""
+"""Test engine/completion.py: the text is certain, in order and free of stop strings; every end has its reason."""
 
 import json
 
@@ -16,19 +16,19 @@ END = 0  # the stop id of these tests; no text contains the byte
 
 
 def writing(data, **options):
-    """Return a completion whose sampler chooses these bytes, one after another."""
+    """Return a completion whose sampler chooses these bytes in order."""
     ids = iter(data)
     return Completion(lambda logits, rng: next(ids), encoder=BYTES, stop_ids={END}, **options)
 
 
 def steps_of(completion, n_tokens):
-    """Extend a completion until it ends; yield it after each step."""
+    """Yield a completion after each step until it ends."""
     while completion.finish_reason is None and n_tokens:
         completion.extend(np.zeros(256), [1], n_tokens)
         yield [completion]
 
 
-def told(data, stops=(), n_tokens=None):
+def pieces_and_reason(data, stops=(), n_tokens=None):
     """Return the pieces of text that become certain in each step, and the finish reason."""
     completion = writing(data, stops=stops)
     n_tokens = len(data) if n_tokens is None else n_tokens
@@ -36,7 +36,7 @@ def told(data, stops=(), n_tokens=None):
     return pieces, completion.finish_reason or "length"
 
 
-def stopped_by_hand(text, stops):
+def cut_at_stop(text, stops):
     """Return the text up to the first stop string, as if characters came one at a time."""
     for n in range(len(text) + 1):
         ends = [stop for stop in stops if text[:n].endswith(stop)]
@@ -46,7 +46,7 @@ def stopped_by_hand(text, stops):
 
 
 @pytest.mark.parametrize(
-    ("text", "stops", "shown", "why"),
+    ("text", "stops", "expected", "expected_reason"),
     [
         ("one two", (), "one two", "length"),
         ("one two", ("two",), "one ", "stop"),
@@ -60,29 +60,29 @@ def stopped_by_hand(text, stops):
         ("", ("a",), "", "length"),
     ],
 )
-def test_a_text_ends_before_the_stop_string(text, stops, shown, why):
-    pieces, reason = told(text.encode(), stops)
-    assert ("".join(pieces), reason) == (shown, why)
+def test_a_text_ends_before_the_stop_string(text, stops, expected, expected_reason):
+    pieces, reason = pieces_and_reason(text.encode(), stops)
+    assert ("".join(pieces), reason) == (expected, expected_reason)
 
 
 @given(st.text("ab一", max_size=12), st.lists(st.text("ab一", min_size=1, max_size=4), max_size=3))
-def test_stopping_in_a_stream_of_bytes_is_stopping_by_hand(text, stops):
-    pieces, reason = told(text.encode(), tuple(stops))
-    assert ("".join(pieces), reason) == stopped_by_hand(text, stops)
+def test_a_stream_of_bytes_ends_where_the_complete_text_ends(text, stops):
+    pieces, reason = pieces_and_reason(text.encode(), tuple(stops))
+    assert ("".join(pieces), reason) == cut_at_stop(text, stops)
 
 
 @given(st.text("ab", max_size=12), st.text("ab", min_size=1, max_size=4))
-def test_what_is_shown_is_never_the_beginning_of_a_stop_string(text, stop):
-    pieces, _ = told(text.encode() + b"!", (stop,))
-    shown = ""
+def test_no_part_of_a_stop_string_becomes_certain_text(text, stop):
+    pieces, _ = pieces_and_reason(text.encode() + b"!", (stop,))
+    certain = ""
     for piece in pieces[:-1]:
-        shown += piece
+        certain += piece
         assert not any(
-            shown.endswith(stop[:n]) and (text + "!")[len(shown) - n :].startswith(stop) for n in range(1, 4)
+            certain.endswith(stop[:n]) and (text + "!")[len(certain) - n :].startswith(stop) for n in range(1, 4)
         )
 
 
-def test_of_two_stop_strings_in_one_token_the_one_that_is_complete_first_counts():
+def test_the_stop_string_that_is_complete_first_ends_the_text():
     words = Encoder({"xabcd": 0}, [])
     for stops in (("cd", "ab"), ("ab", "cd"), ("abcd", "bc"), ("bc", "abcd")):
         completion = Completion(encoder=words, stops=stops)
@@ -90,13 +90,13 @@ def test_of_two_stop_strings_in_one_token_the_one_that_is_complete_first_counts(
         assert (completion.text.take(), completion.finish_reason) == ("xabcd"[: 1 + ("bc" in stops)], "stop")
 
 
-def test_text_is_shown_as_soon_as_it_is_certain_and_characters_whole():
-    assert told("añ🤗b".encode())[0] == ["a", "", "ñ", "", "", "", "🤗", "b"]
-    assert told(b"ab.c", (".!",))[0][:4] == ["a", "b", "", ".c"]
-    assert "".join(told("a🤗".encode()[:-1])[0]) == "a�"
+def test_text_becomes_certain_as_early_as_possible_and_in_whole_characters():
+    assert pieces_and_reason("añ🤗b".encode())[0] == ["a", "", "ñ", "", "", "", "🤗", "b"]
+    assert pieces_and_reason(b"ab.c", (".!",))[0][:4] == ["a", "b", "", ".c"]
+    assert "".join(pieces_and_reason("a🤗".encode()[:-1])[0]) == "a�"
 
 
-def test_completions_are_shown_one_after_another_though_they_grow_side_by_side():
+def test_follow_yields_the_whole_text_of_a_completion_before_the_next():
     first = writing(b"ab")
     second = writing(b"wxyz")
     clock = Clock()
@@ -135,7 +135,7 @@ def test_completions_are_shown_one_after_another_though_they_grow_side_by_side()
         (b"ab", {"stops": ["bc"]}, False, "length"),
     ],
 )
-def test_each_end_has_one_reason(data, options, is_full, reason):
+def test_each_end_of_a_completion_has_one_finish_reason(data, options, is_full, reason):
     completion = writing(data, **options)
     for i in range(len(data)):
         completion.extend(np.zeros(256), [1], n_tokens=2, is_full=is_full and i == len(data) - 1)
@@ -149,6 +149,6 @@ def test_a_completion_without_an_encoder_has_ids_and_no_text():
     assert (completion.ids, completion.text) == ([1], None)
 
 
-def test_half_a_surrogate_pair_comes_back_from_json_as_it_was():
+def test_json_reads_back_a_lone_surrogate_written_with_backslashreplace():
     line = json.dumps("a\ud800\\", ensure_ascii=False).encode("utf-8", "backslashreplace")
     assert json.loads(line) == "a\ud800\\"

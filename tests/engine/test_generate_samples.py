@@ -1,4 +1,4 @@
-"""generate_samples: each continuation equals the one generated alone; long texts equal those computed from scratch."""
+"""Test generate_samples and generate_by of engine/batching.py against gpt2.generate and gpt2_pico."""
 
 import numpy as np
 import pytest
@@ -14,42 +14,46 @@ N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 
 
 def drawing(i, **options):
+    """Return a completion that draws at random."""
     return Completion(make_sampler(temperature=1.2), np.random.default_rng([7, 0, i]), **options)
 
 
-def continued(params, prompt, n, samples, keep=None):
-    steps = [len(live) for live in generate_samples(prompt, params, N_HEAD, n, samples, keep)]
-    return [sample.ids for sample in samples], [sample.finish_reason for sample in samples], steps
+def continued(params, prompt, n, completions, keep=None):
+    """Return the ids and finish reasons of the completions, and the number of completions in each step."""
+    steps = [len(live) for live in generate_samples(prompt, params, N_HEAD, n, completions, keep)]
+    ids = [completion.ids for completion in completions]
+    reasons = [completion.finish_reason for completion in completions]
+    return ids, reasons, steps
 
 
-def test_a_completion_equals_the_reference_loop_whatever_their_number(params):
+def test_completions_of_any_number_equal_the_reference_loop(params):
     alone = [list(gpt2.generate([1, 2, 3], params, N_HEAD, 20, drawing(i).sampler, drawing(i).rng)) for i in range(5)]
     assert len({tuple(ids) for ids in alone}) == 5
     for n in (1, 2, 5):
-        ids, ended, steps = continued(params, [1, 2, 3], 20, [drawing(i) for i in range(n)])
+        ids, reasons, steps = continued(params, [1, 2, 3], 20, [drawing(i) for i in range(n)])
         assert ids == alone[:n]
-        assert ended == ["length"] * n and steps == [n] * 20
+        assert reasons == ["length"] * n and steps == [n] * 20
 
 
 def test_a_finished_completion_leaves_the_batch_and_does_not_change_the_others(params):
     free, _, _ = continued(params, [1, 2], 20, [drawing(i) for i in range(4)])
     stop = next(token for i, token in enumerate(free[1]) if i > 4 and token not in free[1][:i])
-    samples = [drawing(i, stop_ids={stop}) for i in range(4)]
-    ids, ended, steps = continued(params, [1, 2], 20, samples)
+    completions = [drawing(i, stop_ids={stop}) for i in range(4)]
+    ids, reasons, steps = continued(params, [1, 2], 20, completions)
     expected = [one[: one.index(stop)] if stop in one else one for one in free]
     assert ids == expected
-    assert ended == ["eos" if stop in one else "length" for one in free]
+    assert reasons == ["eos" if stop in one else "length" for one in free]
     assert steps == sorted(steps, reverse=True) and steps[0] == 4 and steps[-1] < 4
 
 
-def test_the_caller_may_end_a_completion(params):
-    samples = [drawing(0), drawing(1)]
-    for live in generate_samples([1], params, N_HEAD, 10, samples):
-        if len(samples[0].ids) == 3:
-            samples[0].finish_reason = "stop"
-        assert samples[1] in live
-    assert [len(sample.ids) for sample in samples] == [3, 10]
-    assert samples[0].finish_reason == "stop"
+def test_the_caller_can_end_a_completion(params):
+    completions = [drawing(0), drawing(1)]
+    for live in generate_samples([1], params, N_HEAD, 10, completions):
+        if len(completions[0].ids) == 3:
+            completions[0].finish_reason = "stop"
+        assert completions[1] in live
+    assert [len(completion.ids) for completion in completions] == [3, 10]
+    assert completions[0].finish_reason == "stop"
 
 
 def test_the_prompt_is_computed_once_for_all_completions(params, passes):
@@ -58,26 +62,27 @@ def test_the_prompt_is_computed_once_for_all_completions(params, passes):
 
 
 def test_a_logits_processor_gets_the_prompt_and_the_new_ids_of_its_completion(params):
-    samples = [Completion(logits_processor=make_logits_processor(n_prompt=2, no_repeat_ngram_size=1)) for _ in range(2)]
-    ids, _, _ = continued(params, [1, 2], 20, samples)
+    no_repeats = make_logits_processor(n_prompt=2, no_repeat_ngram_size=1)
+    completions = [Completion(logits_processor=no_repeats) for _ in range(2)]
+    ids, _, _ = continued(params, [1, 2], 20, completions)
     assert ids[0] == ids[1]
     assert len({1, 2, *ids[0]}) == 22
 
 
 @pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
 def test_the_end_of_the_context_ends_a_text_that_does_not_slide(params, n_prompt):
-    ids, ended, _ = continued(params, range(n_prompt), 1000, [Completion(), drawing(1)])
+    ids, reasons, _ = continued(params, range(n_prompt), 1000, [Completion(), drawing(1)])
     assert [n_prompt + len(one) - 1 for one in ids] == [N_CTX] * 2
-    assert ended == ["context"] * 2
+    assert reasons == ["context"] * 2
 
 
 def test_length_precedes_context_if_both_end_a_text(params):
-    _, ended, _ = continued(params, [1], N_CTX, [Completion()])
-    assert ended == ["length"]
+    _, reasons, _ = continued(params, [1], N_CTX, [Completion()])
+    assert reasons == ["length"]
 
 
 def from_scratch(params, prompt, n, keep):
-    """Return the ids with a window that is cut by hand; gpt2_pico computes every token from scratch."""
+    """Return the greedy ids after a sliding window; gpt2_pico computes every token without a cache."""
     window = list(prompt)
     ids = []
     for _ in range(n):
@@ -91,9 +96,9 @@ def from_scratch(params, prompt, n, keep):
 @pytest.mark.parametrize(("n_prompt", "keep"), [(5, 0), (5, 3), (32, 0), (3, 30), (50, 4), (1, 2)])
 def test_the_window_slides_to_the_kept_ids_and_the_newest_half(params, n_prompt, keep):
     prompt = np.random.default_rng(3).integers(N_VOCAB, size=n_prompt).tolist()
-    ids, ended, _ = continued(params, prompt, 100, [Completion(), Completion()], keep)
+    ids, reasons, _ = continued(params, prompt, 100, [Completion(), Completion()], keep)
     assert ids[0] == ids[1] == from_scratch(params, prompt, 100, keep)
-    assert ended == ["length"] * 2
+    assert reasons == ["length"] * 2
 
 
 def test_sliding_computes_the_window_again_once_per_half_window(params, passes):
@@ -113,7 +118,7 @@ def test_a_prompt_longer_than_the_context_is_an_error_unless_the_window_slides(p
     assert len(continued(params, range(40), 3, [Completion()], keep=0)[0][0]) == 3
 
 
-def test_an_empty_prompt_starts_from_the_last_id(params):
+def test_an_empty_prompt_starts_from_the_last_id_of_the_vocabulary(params):
     assert continued(params, [], 5, [Completion()])[0] == continued(params, [N_VOCAB - 1], 5, [Completion()])[0]
 
 
@@ -123,7 +128,7 @@ def test_a_failing_sampler_raises_its_error(params):
         continued(params, [1], 3, [Completion(), Completion(logits_processor=banned)])
 
 
-def test_an_observer_gets_the_raw_and_the_processed_logits_and_the_id_of_every_choice(params):
+def test_an_observer_gets_raw_and_processed_logits_and_the_id_of_every_choice(params):
     seen = []
     bias = make_logits_processor(logit_bias={5: 100})
     completion = Completion(logits_processor=bias, stop_ids={7}, on_token=lambda *step: seen.append(step))
@@ -134,7 +139,7 @@ def test_an_observer_gets_the_raw_and_the_processed_logits_and_the_id_of_every_c
     np.testing.assert_allclose(seen[0][0], gpt2_pico.gpt2([1, 2], **params, n_head=N_HEAD)[-1], atol=1e-4)
 
 
-def test_an_observer_sees_the_stop_id_too(params):
+def test_an_observer_gets_the_stop_id_too(params):
     seen = []
     first = continued(params, [1, 2], 1, [Completion()])[0][0][0]
     completion = Completion(stop_ids={first}, on_token=lambda raw, processed, token: seen.append(token))
@@ -147,7 +152,7 @@ def test_an_observer_sees_the_stop_id_too(params):
 
 @pytest.mark.parametrize("generate", [gpt2.generate, gpt2_pico.generate])
 @pytest.mark.parametrize(("n_prompt", "n_tokens"), [(3, 0), (3, 6), (31, 1), (31, 2), (30, 50), (32, 5)])
-def test_a_reference_loop_gives_the_same_ids_and_finish_reasons(params, generate, n_prompt, n_tokens):
+def test_generate_by_returns_the_ids_and_finish_reason_of_the_engine(params, generate, n_prompt, n_tokens):
     prompt = list(range(n_prompt))
     by_engine = drawing(1)
     by_reference = drawing(1)
@@ -156,7 +161,7 @@ def test_a_reference_loop_gives_the_same_ids_and_finish_reasons(params, generate
     assert (by_reference.ids, by_reference.finish_reason) == (by_engine.ids, by_engine.finish_reason)
 
 
-def test_a_reference_loop_ends_at_a_stop_id(params):
+def test_generate_by_ends_at_a_stop_id(params):
     free = continued(params, [1, 2], 10, [Completion()])[0][0]
     stop = next(token for token in free if token != free[0])
     completion = Completion(stop_ids={stop})

@@ -1,4 +1,4 @@
-"""Prefill: a prompt in chunks, in threads, gives the result of one pass, and no thread stays behind."""
+"""Test engine/prefill.py: chunks in threads give the result of one pass, and no thread waits forever."""
 
 import signal
 import sys
@@ -46,11 +46,11 @@ def test_chunks_give_the_logits_keys_and_values_of_one_pass(params, n_chunks, sh
         np.testing.assert_allclose(layer.v, other.v, rtol=0, atol=1e-4)
 
 
-def test_the_chunks_are_computed_at_the_same_time(params):
+def test_chunks_are_computed_at_the_same_time(params):
     together = threading.Barrier(3, timeout=20)
 
     def forward(*args, **options):
-        together.wait()  # for three; chunks one after another would wait in vain
+        together.wait()  # for three calls: fails if the chunks run one after another
         return gpt2.gpt2(*args, **options)
 
     logits = prefill.in_chunks(
@@ -63,7 +63,8 @@ class Forward:
     """A stand-in for gpt2.gpt2 that records the lengths of its inputs and the number of BLAS threads."""
 
     def __init__(self):
-        self.lengths, self.n_threads = [], set()
+        self.lengths = []
+        self.n_threads = set()
 
     def __call__(self, inputs, cache):
         self.lengths.append(inputs.shape[-1])
@@ -79,7 +80,7 @@ def empty_cache(n_positions, n_layer=3):
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    """As on a machine with two cores, whatever this one has, and whatever the environment says of prefill."""
+    """Make prefill see two cores and two BLAS threads on any machine."""
     monkeypatch.setattr(prefill, "n_cores", lambda: 2)
     with prefill.blas_controller().limit(limits=2):
         if prefill.n_threads() != 2:
@@ -88,21 +89,21 @@ def two_cores(monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "n_calls"), [(1, 1), (511, 1), (512, 2), (1000, 2)])
-def test_only_a_prompt_with_a_full_chunk_for_every_core_is_cut(two_cores, n, n_calls):
+def test_only_a_prompt_with_a_full_chunk_for_every_core_is_chunked(two_cores, n, n_calls):
     forward = Forward()
     prefill.prefill(forward, np.zeros(n, dtype=int), empty_cache(n))
     assert len(forward.lengths) == n_calls
     assert sum(forward.lengths) == n
 
 
-def test_a_later_chunk_is_shorter_because_it_attends_to_more_positions(two_cores):
+def test_a_later_chunk_is_shorter(two_cores):
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert sorted(forward.lengths) == [464, 536]
 
 
 @pytest.mark.parametrize("n_cores", [1, 4, 64])
-def test_one_core_and_many_cores_compute_the_prompt_whole(two_cores, monkeypatch, n_cores):
+def test_one_core_or_too_many_cores_disable_chunking(two_cores, monkeypatch, n_cores):
     monkeypatch.setattr(prefill, "n_cores", lambda: n_cores)
     forward = Forward()
     prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
@@ -111,7 +112,7 @@ def test_one_core_and_many_cores_compute_the_prompt_whole(two_cores, monkeypatch
 
 def test_one_blas_thread_disables_chunking(two_cores):
     forward = Forward()
-    with prefill.blas_controller().limit(limits=1):  # as by OMP_NUM_THREADS=1
+    with prefill.blas_controller().limit(limits=1):  # like OMP_NUM_THREADS=1
         prefill.prefill(forward, np.zeros(1000, dtype=int), empty_cache(1000))
     assert forward.lengths == [1000]
 
@@ -135,9 +136,9 @@ def test_blas_has_one_thread_during_the_chunks_and_all_threads_afterwards(two_co
     assert prefill.n_threads() == 2
 
 
-def test_without_threadpoolctl_the_prompt_is_computed_whole_and_a_tip_is_logged_once(two_cores, monkeypatch):
-    told = []
-    monkeypatch.setattr(prefill.log, "info", told.append)
+def test_a_missing_threadpoolctl_disables_chunking_and_logs_at_most_one_tip(two_cores, monkeypatch):
+    messages = []
+    monkeypatch.setattr(prefill.log, "info", messages.append)
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     prefill.blas_controller.cache_clear()
     try:
@@ -147,9 +148,9 @@ def test_without_threadpoolctl_the_prompt_is_computed_whole_and_a_tip_is_logged_
             assert forward.lengths == [1000]
     finally:
         prefill.blas_controller.cache_clear()
-    assert len(told) <= 1
-    assert all("pip install threadpoolctl" in sentence for sentence in told)
-    assert told or "openblas" not in str(np.show_config(mode="dicts"))
+    assert len(messages) <= 1
+    assert all("pip install threadpoolctl" in message for message in messages)
+    assert messages or "openblas" not in str(np.show_config(mode="dicts"))
 
 
 def calls_of(sizes):
@@ -166,7 +167,7 @@ def calls_of(sizes):
 
 
 @pytest.mark.parametrize("sizes", [[256, 256], [512] * 9, [500, 500, 400]])
-def test_as_many_prompts_as_cores_are_computed_in_parallel(two_cores, sizes):
+def test_prompts_that_keep_every_core_busy_are_computed_in_parallel(two_cores, sizes):
     assert calls_of(sizes) == ([1] * len(sizes), [*range(len(sizes))])
     assert prefill.n_threads() == 2
     together = threading.Barrier(2, timeout=20)
@@ -174,11 +175,11 @@ def test_as_many_prompts_as_cores_are_computed_in_parallel(two_cores, sizes):
 
 
 @pytest.mark.parametrize("sizes", [[], [1000], [255, 256], [900, 300], [512, 50, 50]])
-def test_few_tokens_and_uneven_prompts_are_computed_one_after_another(two_cores, sizes):
+def test_few_tokens_or_uneven_prompts_are_computed_one_after_another(two_cores, sizes):
     assert calls_of(sizes) == ([2] * len(sizes), [*range(len(sizes))])
 
 
-def test_the_error_of_one_of_several_prompts_is_raised(two_cores):
+def test_in_parallel_raises_the_error_of_a_failing_item(two_cores):
     def function(item):
         if item == 1:
             raise MemoryError("no more")
@@ -205,7 +206,7 @@ def within_seconds(function):
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_failing_chunk_raises_its_error_and_no_other_chunk_waits_for_it(failing):
+def test_a_failing_chunk_raises_its_error_and_leaves_no_chunk_waiting(failing):
     def forward(inputs, cache):
         if cache[0].length == [0, 37, 69][failing]:
             raise MemoryError("no more")
@@ -216,7 +217,10 @@ def test_a_failing_chunk_raises_its_error_and_no_other_chunk_waits_for_it(failin
 
 
 def interrupted(relay):
-    """Press Ctrl-C; return whether it arrived. It arrives late just before the main thread begins to wait."""
+    """Send SIGINT to the main thread; return whether the relay ends within a second.
+
+    It may not if the signal arrives just before the main thread begins to wait.
+    """
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     with relay:
         return relay.wait_for(lambda: relay.is_over, timeout=1)
@@ -224,10 +228,12 @@ def interrupted(relay):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
 def test_ctrl_c_ends_all_chunks_at_their_next_layer():
-    begun, n_layers, is_over = threading.Barrier(2, timeout=20), [], []
+    start = threading.Barrier(2, timeout=20)
+    n_layers = []
+    is_over = []
 
     def forward(inputs, cache):
-        begun.wait()
+        start.wait()
         if cache[0].length == 0:
             is_over.append(any(interrupted(cache[0].relay) for _ in range(10)))
         for layer in cache:
@@ -243,7 +249,12 @@ def test_the_engine_computes_long_prompts_in_chunks(params, two_cores, monkeypat
     monkeypatch.setattr(prefill, "CHUNK_TOKENS", 8)
     n_chunks = []
     in_chunks = prefill.in_chunks
-    monkeypatch.setattr(prefill, "in_chunks", lambda *a, **o: (n_chunks.append(a[3]), in_chunks(*a, **o))[1])
+
+    def recording(forward, inputs, cache, n, **arguments):
+        n_chunks.append(n)
+        return in_chunks(forward, inputs, cache, n, **arguments)
+
+    monkeypatch.setattr(prefill, "in_chunks", recording)
     prompt = ids_of(24).tolist()
     expected = list(gpt2.generate(prompt, params, N_HEAD, 6))
     assert n_chunks == []
@@ -253,7 +264,7 @@ def test_the_engine_computes_long_prompts_in_chunks(params, two_cores, monkeypat
     assert (completion.ids, n_chunks) == (expected, [2])
 
 
-def test_a_batch_whose_prompts_are_computed_in_parallel_has_the_same_texts(params, two_cores, monkeypatch):
+def test_prompts_computed_in_parallel_have_the_same_completions(params, two_cores, monkeypatch):
     def texts(chunk_tokens):
         monkeypatch.setattr(prefill, "CHUNK_TOKENS", chunk_tokens)
         jobs = [Job(ids_of(n).tolist(), [Completion()], 5) for n in (3, 9, 14, 20, 7, 20, 11)]
@@ -263,6 +274,11 @@ def test_a_batch_whose_prompts_are_computed_in_parallel_has_the_same_texts(param
 
     expected = texts(10_000)
     pools = []
-    monkeypatch.setattr(prefill, "ThreadPoolExecutor", lambda n: (pools.append(n), ThreadPoolExecutor(n))[1])
+
+    def recording(n):
+        pools.append(n)
+        return ThreadPoolExecutor(n)
+
+    monkeypatch.setattr(prefill, "ThreadPoolExecutor", recording)
     assert texts(30) == expected
     assert pools == [2]

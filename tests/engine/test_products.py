@@ -1,18 +1,20 @@
-"""engine/products.py: the operands give the products of plain arrays, for every number of rows."""
+"""Test engine/products.py: the operands give the results of plain arrays."""
+
+import operator
 
 import numpy as np
 import pytest
 
 import gpt2
 from engine import products
-from engine.products import Embedding, Matrix, with_fast_products
+from engine.products import Embedding, Matrix, Vector, with_fast_products
 from random_gpt2 import HPARAMS
 
 N_HEAD, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_vocab"]
 
 
 @pytest.mark.parametrize("n_rows", [*range(19), 30, 127, 128, 129])
-def test_any_number_of_rows_gives_the_same_product(n_rows):
+def test_a_matrix_gives_the_product_of_its_array_for_any_number_of_rows(n_rows):
     rng = np.random.default_rng(n_rows)
     rows = rng.standard_normal((n_rows, 7), np.float32)
     w = rng.standard_normal((7, 5), np.float32)
@@ -22,21 +24,21 @@ def test_any_number_of_rows_gives_the_same_product(n_rows):
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 7), (3, 4, 7), (2, 3, 4, 7), (30, 1, 7)])
-def test_batch_axes_are_kept(shape):
+def test_a_matrix_keeps_the_batch_axes(shape):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape, np.float32)
     w = rng.standard_normal((7, 5), np.float32)
     np.testing.assert_allclose(x @ Matrix(w), x @ w, rtol=0, atol=1e-5)
 
 
-def test_rows_that_are_not_contiguous_give_the_same_product():
+def test_a_matrix_multiplies_rows_that_are_not_contiguous():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((6, 2, 7), np.float32).swapaxes(0, 1)
     w = rng.standard_normal((7, 5), np.float32)
     np.testing.assert_allclose(x @ Matrix(w), x @ w, rtol=0, atol=1e-5)
 
 
-def test_an_embedding_has_the_operations_of_the_array():
+def test_an_embedding_has_the_operations_of_its_array():
     wte = np.random.default_rng(0).standard_normal((9000, 7), np.float32)
     embedding = Embedding(wte)
     assert (embedding.shape, len(embedding), embedding.T.shape) == ((9000, 7), 9000, (7, 9000))
@@ -46,7 +48,7 @@ def test_an_embedding_has_the_operations_of_the_array():
         np.testing.assert_allclose(x @ embedding.T, x @ wte.T, rtol=0, atol=1e-5)
 
 
-def test_a_model_with_operands_has_the_logits_of_the_model_with_arrays(params):
+def test_a_model_with_fast_products_has_the_logits_of_the_model_with_arrays(params):
     ids = np.random.default_rng(2).integers(N_VOCAB, size=(3, 20))
     fast = with_fast_products(params)
     logits = gpt2.gpt2(ids, **fast, n_head=N_HEAD)
@@ -54,7 +56,7 @@ def test_a_model_with_operands_has_the_logits_of_the_model_with_arrays(params):
     assert list(gpt2.generate([1], fast, N_HEAD, 9)) == list(gpt2.generate([1], params, N_HEAD, 9))
 
 
-def test_wrapping_copies_no_weight_and_leaves_the_tree_unchanged(params):
+def test_with_fast_products_copies_no_weight_and_does_not_change_the_tree(params):
     fast = with_fast_products(params)
     assert fast["wte"].array is params["wte"] and isinstance(params["wte"], np.ndarray)
     block = fast["blocks"][0]
@@ -73,7 +75,22 @@ def test_an_activation_in_row_chunks_has_the_same_result(activation, monkeypatch
         np.testing.assert_array_equal(products.in_row_chunks(function)(x.copy()), function(x))
 
 
-def test_a_vector_changes_only_an_intermediate_result(params):
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 4, 7)])
+def test_a_vector_adds_and_multiplies_in_place_on_its_left_operand(shape):
+    """A plain array on the left changes: a vector may follow an intermediate result only."""
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal(7, np.float32)
+    before = vector.copy()
+    for operation in (operator.add, operator.mul):
+        x = rng.standard_normal(shape, np.float32)
+        expected = operation(x, vector)
+        result = operation(x, Vector(vector))
+        assert result is x
+        np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(vector, before)
+
+
+def test_a_model_with_vectors_changes_no_weight(params):
     before = np.concatenate([a.ravel() for a in arrays(params)])
     ids = np.arange(9)
     fast = with_fast_products(params)

@@ -1,0 +1,73 @@
+"""From flags to checked options: {"top_p": 0.9, ...} -> Options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import sampling
+from cli.arguments import check_known
+from cli.flags import FLAGS, PENALTY_FLAGS, STRATEGY_FLAGS, Flag
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked values of all flags of a command, as attributes: `options.temperature`.
+
+    values: {name: value}, defaults included. given: the names that were set.
+    """
+
+    values: Mapping[str, object]
+    given: tuple[str, ...]
+
+    def __getattr__(self, name):
+        values = self.__dict__.get("values", {})  # not set yet while a copy is made
+        if name not in values:
+            raise AttributeError(f"there is no option {name}")
+        return values[name]
+
+    @property
+    def sampling(self) -> dict:
+        """Return the arguments of sampling.make_sampler."""
+        return sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
+
+    @property
+    def penalties(self) -> dict:
+        """Return the arguments of sampling.make_logits_processor that are options."""
+        return {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
+
+    @property
+    def window_keep(self) -> int | None:
+        """Return the number of ids to keep when the context slides, None if it does not slide."""
+        return self.values["keep"] if self.values.get("context") == "slide" else None
+
+
+def check_options(asked: Mapping[str, object], table: Mapping[str, Flag] = FLAGS) -> Options:
+    """Return the options: `asked` and the defaults of the other flags. Raise ValueError for an invalid combination."""
+    options = check_each(asked, table)
+    check_together(options)
+    return options
+
+
+def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Options:
+    """Return the options of a table. Raise ValueError for an unknown flag or an invalid value."""
+    for name in asked:
+        check_known(name, table)
+    given = sampling.without_none(asked)
+    values = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
+    return Options(MappingProxyType(values), tuple(given))
+
+
+def check_together(options: Options) -> None:
+    """Raise ValueError for options that contradict each other."""
+    sampling.make_sampler(**options.sampling)
+    sampling.make_logits_processor(**options.penalties)
+    values = options.values
+    shortest = values.get("min_new_tokens") or 0
+    if shortest > options.n_tokens_to_generate:
+        raise ValueError(
+            f"min_new_tokens is {shortest}, but n_tokens_to_generate is only {options.n_tokens_to_generate}"
+        )
+    if values.get("logprobs") is not None and values.get("json") is False:
+        raise ValueError("logprobs are part of the JSON output: add --json, or remove --logprobs")
+    if values.get("keep") and options.context != "slide":
+        raise ValueError("keep has no effect unless the context slides: add --context slide, or remove --keep")

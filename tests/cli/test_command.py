@@ -1,0 +1,328 @@
+"""cli/command.py: exit codes, error messages, remarks on stderr, closed and full streams."""
+
+import ast
+import inspect
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from run_script import STORY, run_script, stdout_of
+
+import gpt2
+import gpt2_pico
+from cli import command, complete, help, output
+
+SCRIPTS = [(gpt2.main, help.GPT2), (gpt2_pico.main, help.PICO)]
+log = logging.getLogger("picogpt")
+
+# ---- usage errors ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "there is no prompt"),
+        (["Once", "upon", "a"], "the prompt must be in quotes: 'Once upon a' arrived as several words"),
+        (["Once", "--prompt", "upon"], "the prompt is given twice, as --prompt and as 'Once'"),
+        (["x", "--start=y"], "the prompt is given twice"),
+        (["x", "--tempratur", "1"], "there is no flag --tempratur; did you mean --temperature?"),
+        (["x", "--tempp", "1"], "there is no flag --tempp; did you mean --temperature?"),
+        (["x", "--zzz"], "there is no flag --zzz; --help lists all options"),
+        (["x", "-t", "1"], "there is no flag --t: it could be --temperature, --top_k or --top_p"),
+        (["x", "--max_length", "50"], "--n_tokens_to_generate counts the new tokens"),
+        (["x", "--temperature", "hot"], "temperature is 'hot'; it must be a number"),
+        (["x", "--temperature"], "--temperature needs a value"),
+        (["x", "--stop", "--json"], "--stop needs a value; write a value that begins with a dash as --stop=VALUE"),
+        (["x", "--temperature", "-1"], "temperature is -1"),
+        (["x", "--top_p", "9"], "top_p is 9; it must be a number from 0 to 1"),
+        (["x", "--top-p", "9"], "top_p is 9; it must be a number from 0 to 1"),
+        (["x", "--top_k", "many"], "top_k is 'many'"),
+        (["x", "--strategy", "topp"], "Unknown sampling strategy: 'topp'; did you mean top_p?"),
+        (["x", "--strategy", "greedy", "--top_p", "0.9"], "top_p has no effect with strategy greedy"),
+        (["x", "--strategy", "top_p", "--entmax_alpha", "1.5"], "entmax_alpha has no effect with strategy top_p"),
+        (["x", "--preset", "chatbox"], "Unknown preset: 'chatbox'; did you mean chatbot?"),
+        (["x", "--seed", "-5"], "seed is -5; it must be a whole number"),
+        (["x", "--seed", "now"], "seed is 'now'"),
+        (["x", "--n_tokens_to_generate", "2.5"], "n_tokens_to_generate is 2.5; it must be a whole number"),
+        (["x", "--max_new_tokens", "lots"], "n_tokens_to_generate is 'lots'; it must be a whole number"),
+        (["x", "--n_tokens_to_generate=-1"], "n_tokens_to_generate is -1"),
+        (["x", "--stop", ""], "stop is ['']; it must be a text or a JSON list of texts, none of them empty"),
+        (["x", "--stop", "[1]"], "stop is [1]; it must be a text"),
+        (["x", "--stop", "a", "--stop", "b"], "stop is given twice; give a list"),
+        (["x", "--stream", "perhaps"], "the prompt must be in quotes: 'x perhaps'"),
+        (["x", "--stream=perhaps"], "stream is 'perhaps'; it must be True or False"),
+        (["x", "--model_size", "125M"], "124M"),
+        (["x", "--init_from=gpt2-xxl"], "there is no model 'gpt2-xxl'"),
+        (["FILE:nowhere.txt"], "cannot read the prompt from 'nowhere.txt': No such file"),
+        ([" word" * 600, "--model_size", "tiny"], "this model reads at most 512"),
+    ],
+)
+@pytest.mark.parametrize(("main", "description"), SCRIPTS)
+def test_a_usage_error_prints_one_line_and_exits_with_2(here, args, message, main, description):
+    code, out, err = here(*args, main=main, command=description)
+    assert message in err
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--num_samples", "0"], "num_samples is 0; it must be a whole number from 1 upwards"),
+        (["--repetition_penalty", "0"], "repetition_penalty is 0; it must be a number above 0"),
+        (["--no_repeat_ngram_size", "1.5"], "no_repeat_ngram_size is 1.5"),
+        (["--min_new_tokens", "50"], "min_new_tokens is 50, but n_tokens_to_generate is only 40"),
+        (["--logit_bias", "x"], "logit_bias is 'x'; it must map token ids to numbers"),
+        (["--logit_bias", '{"5": "much"}'], "logit_bias of token 5 is 'much'"),
+        (["--banned_ids", "[-1]"], "-1 is not a token id"),
+        (["--banned_ids", "50256", "--model_size", "tiny"], "there is no token 50256: the ids of this model are 0 to"),
+        (["--logprobs", "2"], "logprobs are part of the JSON output: add --json"),
+        (["--context", "roll"], "context is 'roll'; it must be stop or slide"),
+        (["--keep", "4"], "keep has no effect unless the context slides"),
+        (["--context", "slide", "--keep", "511", "--model_size", "tiny"], "keep is 511; it must be at most 510"),
+    ],
+)
+def test_an_invalid_option_of_gpt2_py_alone_is_a_usage_error_and_unknown_to_gpt2_pico_py(here, args, message):
+    code, out, err = here("x", *args)
+    assert message in err
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    code, out, err = here("x", *args, main=gpt2_pico.main, command=help.PICO)
+    assert (code, out) == (2, "")
+    assert "gpt2_pico.py has no --" in err and f"(gpt2.py has {args[0]})" in err
+
+
+@pytest.mark.parametrize(("main", "description"), SCRIPTS)
+def test_a_prompt_that_is_too_long_is_an_error_with_a_remedy_that_the_command_has(here, main, description):
+    _, _, err = here(" word" * 600, "--model_size", "tiny", main=main, command=description)
+    assert err.endswith("this model reads at most 512: shorten it, or add --context slide\n") == (main is gpt2.main)
+    assert err.endswith("this model reads at most 512: shorten it\n") == (main is gpt2_pico.main)
+
+
+def test_a_process_prints_a_usage_error_to_stderr_only():
+    done = run_script("x", "--top_p", "9")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"Error: top_p is 9; it must be a number from 0 to 1, such as 0.9\n"
+
+
+def test_an_invalid_option_is_rejected_before_the_prompt_is_read_and_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(complete.utils, "load", None)
+    monkeypatch.setattr(complete, "read_prompt", None)
+    with pytest.raises(ValueError, match="top_p is 3"):
+        gpt2.main("x", top_p=3)
+    with pytest.raises(ValueError, match="no flag --top_q"):
+        gpt2.main("x", top_q=3)
+
+
+def test_an_unknown_model_is_rejected_before_the_prompt_is_read(monkeypatch):
+    monkeypatch.setattr(complete, "read_prompt", None)
+    with pytest.raises(ValueError, match="there is no model '125M'"):
+        gpt2.main("x", model_size="125M")
+
+
+def test_the_main_of_gpt2_py_has_at_most_twelve_lines_and_names_three_sampling_options():
+    (main,) = (node for node in ast.parse(inspect.getsource(gpt2)).body if getattr(node, "name", "") == "main")
+    assert main.end_lineno - main.lineno + 1 <= 12
+    named = [p for p in inspect.signature(gpt2.main).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert {p.name: p.default for p in named} == {"strategy": None, "temperature": None, "top_p": None}
+
+
+# ---- failures and Ctrl-C while a command runs ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("the largest logit is nan"), 1, "Error: the text ends here: the largest logit is nan\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_failure_exits_with_1_and_ctrl_c_with_130_and_both_keep_the_text_so_far(
+    monkeypatch, capsys, error, code, message
+):
+    def steps():
+        yield []
+        raise error
+
+    pieces = ((None, "so far", False) for _ in output.Clock().watch(steps()))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as exit:
+        command.run(lambda *args: output.write_text(pieces))
+    assert (exit.value.code, *capsys.readouterr()) == (code, "so far\n", message)
+
+
+def test_a_traceback_is_shown_only_if_picogpt_debug_is_1():
+    assert b"Traceback" in run_script("x", "--top_p", "9", env={"PICOGPT_DEBUG": "1"}).stderr
+    assert b"Traceback" not in run_script("x", "--top_p", "9", env={"PICOGPT_DEBUG": "0"}).stderr
+
+
+# ---- remarks ---------------------------------------------------------------------------------------------------
+
+
+def test_quiet_hides_remarks_and_warnings_but_not_errors(capsys):
+    log.handlers = [logging.StreamHandler(sys.stderr)]
+    log.setLevel(logging.INFO)
+    for is_quiet in (False, True, False):
+        with command.quiet(is_quiet):
+            log.info("a remark")
+            log.warning("a warning")
+            log.error("an error")
+        assert capsys.readouterr().err == ("an error\n" if is_quiet else "a remark\na warning\nan error\n")
+
+
+def test_quiet_ends_with_its_block_even_after_an_error():
+    log.setLevel(logging.INFO)
+    with pytest.raises(ValueError), command.quiet(True):
+        raise ValueError
+    assert log.level == logging.INFO
+
+
+@pytest.mark.parametrize(("is_terminal", "seen"), [(True, "a remark\na warning\n"), (False, "a warning\n")])
+def test_stderr_shows_remarks_at_a_terminal_and_warnings_everywhere(monkeypatch, capsys, is_terminal, seen):
+    def main():
+        log.info("a remark")
+        log.warning("a warning")
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    command.run(main)
+    assert capsys.readouterr() == ("", seen)
+
+
+def test_a_program_that_calls_main_sees_remarks_only_if_it_configures_logging():
+    def stderr_of(configuration):
+        call = f"gpt2.main({STORY + ' '!r}, model_size='tiny', n_tokens_to_generate=3, temperature=1.0, seed=7)"
+        code = f"import logging, gpt2; {configuration}; {call}"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=ROOT, input=b"", capture_output=True, timeout=120
+        )
+        assert done.returncode == 0
+        return done.stderr.decode().splitlines()
+
+    assert stderr_of("pass") == []
+    seed, space, closing = stderr_of("logging.basicConfig(level=logging.INFO)")
+    assert seed == "INFO:picogpt:seed 7"
+    assert space.startswith("INFO:picogpt:The prompt ends with a space")
+    assert closing.startswith("INFO:picogpt:3 tokens in ")
+
+
+@pytest.fixture
+def remarks_of(monkeypatch, caplog):
+    """Call a main with the bundled model; return its remarks."""
+
+    def call(main, prompt, **options):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "stdin", None)
+        with caplog.at_level(logging.INFO, "picogpt"):
+            main(prompt, model_size="tiny", **options)
+        return caplog.messages
+
+    return call
+
+
+@pytest.mark.parametrize(("n", "reasons"), [(1, "length"), (2, "length, length")])
+def test_the_closing_remark_has_the_number_of_tokens_the_speed_and_the_finish_reasons(remarks_of, n, reasons):
+    closing = remarks_of(gpt2.main, "", n_tokens_to_generate=5, num_samples=n, ignore_eos=True)[-1]
+    pattern = rf"{5 * n} tokens in \d+\.\d s \(\d+\.\d tokens/s\), the first after \d+\.\d\d s; ended by: {reasons}"
+    assert re.fullmatch(pattern, closing)
+
+
+@pytest.mark.parametrize(
+    ("options", "remark"),
+    [
+        ({"num_samples": 2}, "The 2 samples will be equal: add --temperature"),
+        ({"temperature": 0.8, "seed": 77}, "seed 77"),
+        ({"n_tokens_to_generate": 600, "stop": "a"}, "The context has room for 509 new tokens; --context slide"),
+    ],
+)
+def test_a_remark_names_the_seed_or_an_option_without_effect(remarks_of, options, remark):
+    first, closing = remarks_of(gpt2.main, STORY, **{"n_tokens_to_generate": 2, **options})
+    assert first.startswith(remark)
+    assert "tokens in" in closing
+
+
+def test_gpt2_pico_py_does_not_recommend_an_option_that_it_lacks(remarks_of):
+    (closing,) = remarks_of(gpt2_pico.main, STORY, n_tokens_to_generate=600, stop="a")
+    assert "tokens in" in closing
+
+
+# ---- processes: version, locales, streams, imports -------------------------------------------------------------
+
+
+def test_the_version_names_the_program_and_python():
+    assert stdout_of("--version").startswith(f"picoGPT, extended {command.VERSION} (Python 3.")
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii"},
+    ],
+)
+def test_every_character_is_read_and_written_in_a_plain_c_locale(env):
+    out = stdout_of("人工智能🤗", "--model_size", "tiny", "--json", "-n", "0", env=env)
+    assert json.loads(out)["prompt"] == "人工智能🤗"
+    assert "人工智能🤗" in out
+
+
+def test_the_first_run_converts_the_model_without_a_message_and_later_runs_print_the_same(tmp_path):
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns("*.safetensors*", ".*"))
+    args = (STORY, "--model_size", "tiny", "--models_dir", str(tmp_path), "--n_tokens_to_generate", "5")
+    first = stdout_of(*args)
+    assert (tmp_path / "tiny" / "model.safetensors").exists()
+    assert stdout_of(*args) == first
+
+
+def through_a_shell(line, *args):
+    """Run a line of the shell in which "$@" is gpt2.py, asked for 400 tokens of the bundled model."""
+    words = [sys.executable, "gpt2.py", STORY, "--model_size", "tiny", "-n", "400", "--temperature", "1", *args]
+    return subprocess.run(
+        ["sh", "-c", line, "sh", *words], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("--json", "--num_samples", "3"), ("--stream", "False"), ("--help",)])
+def test_a_closed_pipe_is_not_an_error(args):
+    done = through_a_shell('"$@" | head -c 5', *args)
+    assert (len(done.stdout), done.stderr) == (5, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("args", [(), ("--json",), ("--help",)])
+def test_a_full_disk_is_a_run_time_failure(args):
+    done = through_a_shell('"$@" > /dev/full', *args)
+    assert (done.returncode, done.stderr) == (1, b"Error: cannot write to stdout: No space left on device\n")
+
+
+def test_a_closed_stdout_is_a_run_time_failure():
+    done = through_a_shell('"$@" >&-')
+    assert (done.returncode, done.stderr) == (1, b"Error: stdout is closed: there is nowhere to write to\n")
+
+
+def test_a_closed_stderr_changes_neither_the_text_nor_the_exit_code():
+    done = through_a_shell('"$@" 2>&-', "--seed", "1")
+    assert done.returncode == 0 and done.stdout.decode() == stdout_of(
+        STORY, "--model_size", "tiny", "-n", "400", "--temperature", "1", "--seed", "1"
+    )
+    done = through_a_shell('"$@" 2>&-', "--top_p", "9")
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_a_run_imports_only_the_packages_that_it_needs():
+    code = (
+        "import sys, gpt2; from cli import command; sys.argv[1:] = ['x', '--model_size', 'tiny', '-n', '3']; "
+        "command.run(gpt2.main); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    loaded = {module.split(".")[0] for module in done.stderr.split()}
+    assert loaded & {"tensorflow", "requests", "matplotlib", "tqdm", "ray", "numba", "readline", "gpt2_pico"} == set()
+    assert loaded >= {"numpy", "regex", "fire"}
