@@ -8,12 +8,11 @@ command to the next, so that a question takes no longer than the command's own w
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import worker
@@ -24,11 +23,12 @@ class Commands:
 
     def __init__(self, tree: str):
         sys.path.insert(0, tree)
+        import batch
         import gpt2
         import utils
 
         keep_models(utils)
-        self.mains = {"gpt2.py": gpt2.main, "batch.py": find_batch_main()}
+        self.mains = {"gpt2.py": gpt2.main, "batch.py": batch.main}
 
     def about(self) -> dict:
         return {"version": f"numpy {np.__version__}"}
@@ -49,15 +49,6 @@ def keep_models(utils) -> None:
     for name in ("load", "load_encoder_hparams_and_params"):
         if hasattr(utils, name):
             setattr(utils, name, functools.cache(getattr(utils, name)))
-
-
-def find_batch_main() -> Callable:
-    """Return the `main` of batch.py: it is in runner/, or in batch.py itself in a tree without that package."""
-    if importlib.util.find_spec("runner"):
-        from runner.local import main
-    else:
-        from batch import main
-    return main
 
 
 @contextlib.contextmanager

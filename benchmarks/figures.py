@@ -48,7 +48,7 @@ def prefill_flops(n_tokens: int, size: str = "124M") -> int:
     else for the last position only.
     """
     n_embd, n_layer = SIZES[size]
-    attention = 2 * n_tokens**2 * n_embd  # two products of 2 * n^2 * n_embd, half of which is the future
+    attention = 2 * n_tokens**2 * n_embd  # two products of 2 * n^2 * n_embd; half is the future
     block = 2 * n_tokens * 12 * n_embd**2 + attention
     last_block = 2 * n_tokens * 2 * n_embd**2 + 2 * 10 * n_embd**2 + 4 * n_tokens * n_embd
     return (n_layer - 1) * block + last_block + 2 * N_VOCAB * n_embd

@@ -1,4 +1,4 @@
-"""Call this project as its commands do. The functions that several benchmarks need are here, in one place.
+"""Call the engine of this project as its commands do.
 
 Importing this module also makes the project's modules importable from a script of this folder.
 """
