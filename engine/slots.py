@@ -15,7 +15,7 @@ POSITION_STEP = 32  # the caches grow by multiples of it, not for every text tha
 
 
 def slide(ids: list[int], keep: int | None, n_ctx: int) -> list[int]:
-    """Return the ids if they fit into the context, otherwise the first `keep` and the newest half of the rest.
+    """Return the ids if they fit into the context, otherwise the first `keep` and the newest (n_ctx - keep) // 2.
 
     >>> slide([0, 1, 2, 3, 4, 5, 6, 7, 8], keep=2, n_ctx=8)
     [0, 1, 6, 7, 8]
