@@ -183,7 +183,7 @@ def test_slots_keep_no_prefix_whose_completions_have_slots(params):
     assert not is_alive()
 
 
-def test_a_sliding_completion_does_not_change_a_job_whose_completions_wait_for_a_slot(params):
+def test_a_sliding_completion_does_not_change_a_job_that_waits_for_slots(params):
     """The first completion moves to the other slot when the text slides, and the text then overwrites its slot."""
 
     def make_jobs():
