@@ -118,8 +118,9 @@ def generate_samples(
 def generate_by(generate, inputs, params, n_head, n_tokens_to_generate, completions, keep=None):
     """The same steps as `generate_samples`, computed by a reference loop such as gpt2_pico.generate: one completion."""
     (completion,) = completions
-    job = Job(list(inputs), completions, n_tokens_to_generate, keep)
     n_ctx = len(params["wpe"])
+    prompt = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)
+    job = Job(prompt, completions, n_tokens_to_generate, keep)
     no_token = -1
 
     def choose(logits, rng):
