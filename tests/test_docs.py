@@ -155,6 +155,8 @@ def test_a_marker_stands_directly_before_a_block(page):
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.page)
 def test_documented_python_runs(block, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["my_sampler.py", "One day", "--model_size", "tiny"])  # for a script
+    monkeypatch.setattr(sys, "stdin", None)
     exec(compile(block.body, block.page, "exec"), {"__name__": "__main__"})
     out, err = capsys.readouterr()
     assert len(out) > 10 and err == ""
