@@ -8,11 +8,11 @@ are one array axis, and the KV cache stores the keys and values of past position
     n_query    positions that need an output: n_seq, but 1 in the last block if only the last logits are needed
     n_embd     width of the residual stream, n_head * d_head
     n_ctx      positions the model was trained for
-    ...        any number of batch axes; all sequences of a batch have equal length
+    ...        any number of batch axes; all inputs of a call have equal length, but the rows of a cache may differ
 
-Weights and activations are float32. A weight is any object that supports `x @ w`: an array, or an operand of engine/
-that computes the same product faster. Parameters have the checkpoint's names, so that the tree of weights unpacks into
-the functions with `**`. Where a model differs from GPT-2, the tree says so: `activation` in an mlp, `eps` in a norm.
+Weights and activations are float32. A weight is any object that supports `x @ w`: an array, or a Matrix of
+engine/products.py, which computes the same faster. Parameters have the checkpoint's names, so that the tree of weights
+unpacks into `gpt2(ids, **params)`. Where a model differs from GPT-2, the tree says so: `activation`, `eps`.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and OpenAI's code for it; the
 compact NumPy form follows Jay Mody's picoGPT.
@@ -33,11 +33,11 @@ def gelu(x):
     """Smooth ReLU, 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016)."""
     scale = -2 * (2 / np.pi) ** 0.5  # a Python float keeps float32; np.sqrt(2 / np.pi) is a float64 and does not
     minus_2z = x * (scale + scale * 0.044715 * (x * x))  # x**3 is much slower
-    return x / (1 + np.exp(np.minimum(minus_2z, 88)))  # the same function; exp(88) still fits in float32
+    return x / (1 + np.exp(np.minimum(minus_2z, 88)))  # 0.5 (1 + tanh(z)) = 1 / (1 + exp(-2z)); exp(88) is finite
 
 
 def gelu_erf(x):
-    """Smooth ReLU, x * Phi(x), as in nanoGPT. Phi: Abramowitz and Stegun 7.1.26, with an error of at most 7.5e-8."""
+    """Smooth ReLU, x * Phi(x), as in nanoGPT; Phi(x) = (1 + erf(x / sqrt 2)) / 2 by Abramowitz and Stegun 7.1.26."""
     t = 1 / (1 + 0.3275911 * 0.5**0.5 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     return relu(x) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
@@ -71,7 +71,7 @@ def linear(x, w, b):  # [..., n_in], [n_in, n_out], [n_out] -> [..., n_out]
 
 def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_query, n_embd] -> [..., n_query, n_embd]
     """Feed-forward network: expand each position to 4 * n_embd, apply the nonlinearity, project back."""
-    activate = ACTIVATIONS.get(activation, activation)  # a name or a function
+    activate = ACTIVATIONS.get(activation, activation)  # a name, or a function of engine/products.py
     x = activate(linear(x, **c_fc))  # [..., n_query, n_embd] -> [..., n_query, 4 * n_embd]
     return linear(x, **c_proj)  # [..., n_query, 4 * n_embd] -> [..., n_query, n_embd]
 
@@ -92,14 +92,14 @@ def attention(q, k, v, mask):  # [..., n_query, d_head], 2 x [..., n_total, d_he
 
 
 def causal_attention(q, k, v, mask):  # the same shapes as attention
-    """`attention` by chunks of queries: a chunk attends only up to its own end, which halves the work of a prompt."""
+    """`attention` by chunks of queries: each attends only up to its own end, to save nearly half."""
     n_query = q.shape[-2]
     if n_query <= QUERY_CHUNK:
         return attention(q, k, v, mask)
     chunks = []
     for start in range(0, n_query, QUERY_CHUNK):
         stop = min(start + QUERY_CHUNK, n_query)
-        n_seen = k.shape[-2] - n_query + stop
+        n_seen = k.shape[-2] - n_query + stop  # positions up to the last query of the chunk
         chunk = q[..., start:stop, :]
         chunks.append(attention(chunk, k[..., :n_seen, :], v[..., :n_seen, :], mask[..., start:stop, :n_seen]))
     return np.concatenate(chunks, axis=-2)  # [..., n_query, d_head]
@@ -115,7 +115,7 @@ def merge_heads(x):  # [..., n_head, n_query, d_head] -> [..., n_query, n_embd]
 
 
 class LayerCache:
-    """The keys and values of one layer, in preallocated arrays that never move.
+    """The keys and values of one layer. They never change again, because a position attends to no later one.
 
     Attributes: `k` and `v`, float32 [..., n_head, n_positions, d_head]; `length`, the number of positions filled.
     """
@@ -138,7 +138,7 @@ def make_kv_cache(params, n_head, n_positions, batch=()):
     """Return an empty cache for `gpt2`: one LayerCache per block, with room for `n_positions` of each sequence."""
     d_head = params["wte"].shape[-1] // n_head
     shape = (len(params["blocks"]), 2, *batch, n_head, n_positions, d_head)
-    return [LayerCache(k, v) for k, v in np.zeros(shape, dtype=np.float32)]  # one array: large memory pages
+    return [LayerCache(k, v) for k, v in np.zeros(shape, dtype=np.float32)]  # one array, for large memory pages
 
 
 def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_query, n_embd]
@@ -208,13 +208,13 @@ def generate(
 ):
     """Yield the ids that continue `inputs`, each as soon as it is known.
 
-    This is the reference loop; the commands run engine/batching.py, which continues many texts with the same ids.
+    This is the reference loop. The commands run engine/batching.py, which decodes many texts together, to the same ids.
     inputs: the ids of the prompt; an empty prompt starts from `<|endoftext|>`.
     sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
     rng: the numpy Generator for the sampler; None makes a new one.
     stop_ids: ids that end the text; they are not yielded.
     logits_processor: (logits, ids so far) -> logits, for penalties and bans; it runs before the sampler.
-    The text also ends with the context: the last id is not fed back, so that prompt + new - 1 <= n_ctx.
+    The text also ends with the context. The last new id needs no position in it: prompt + new - 1 <= n_ctx.
     Raises ValueError, on the first step, for a prompt that the model cannot take.
     """
     n_ctx = len(params["wpe"])
@@ -224,7 +224,7 @@ def generate(
     rng = rng or np.random.default_rng()
     unseen = ids  # not yet in the cache: first the whole prompt (prefill), then the id just chosen (decode)
     for _ in range(n_new):
-        logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [n_vocab]
+        logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [1, n_vocab] -> [n_vocab]
         if logits_processor is not None:
             logits = logits_processor(logits, ids)
         next_id = int(sampler(logits, rng))
@@ -261,8 +261,8 @@ def main(prompt=None, *words, strategy=None, temperature=None, top_p=None, **opt
     from cli.options import check_options
 
     options = check_options({"strategy": strategy, "temperature": temperature, "top_p": top_p, **options})
-    new_sampler = partial(make_sampler, **options.sampling)  # strategy, temperature, top_p ... -> (logits, rng) -> id
-    complete(prompt, words, options, new_sampler)  # each text has a sampler, called once per token
+    new_sampler = partial(make_sampler, **options.sampling)  # makes a sampler from strategy, temperature, top_p ...
+    complete(prompt, words, options, new_sampler)  # one sampler per text: (logits, rng) -> id, called once per token
 
 
 if __name__ == "__main__":

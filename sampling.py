@@ -4,7 +4,7 @@ Three contracts. None of them knows the model:
 
     logits processor   (logits, ids) -> logits    depends on the history: penalties, bans, biases
     filter             (logits, knob) -> kept     truncation: the positions that remain, ascending
-    sampler            (logits, rng) -> id        the choice: logits [n_vocab], a numpy Generator -> a Python int
+    sampler            (logits, rng) -> id        the choice: logits [n_vocab], a numpy Generator -> an integer
 
     >>> import numpy as np
     >>> logits = np.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])  # "every effort moves you" ...
@@ -26,7 +26,7 @@ Each filter sees the distribution that the previous one left. The edge cases:
 - Equal logits rank the lowest id first. Therefore temperature 0, top_k 1 and top_p 0 are always greedy.
 - Every filter keeps at least one token. A draw uses exactly one uniform number and never returns a token of
   probability zero. NaN is an error, and so is a vocabulary with every token banned.
-- Probabilities are float64: in float32, 50,257 terms do not sum to one.
+- Probabilities are float64: in float32, the sum of 50,257 terms is less exact.
 
 docs/sampling.md compares these rules with those of other programs. The words and logits of the examples are from
 Sebastian Raschka, "Build a Large Language Model (From Scratch)", chapter 5.
@@ -40,7 +40,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-GREEDY_BELOW = 1e-5  # a lower temperature is greedy, as in vLLM: dividing by it leaves one token anyway
+GREEDY_BELOW = 1e-5  # a lower temperature is greedy, as in vLLM
 
 # ---- the distribution --------------------------------------------------------------------------------------------
 
@@ -155,8 +155,8 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
         return all_ids(len(logits))
     x = shifted_logits(logits)
     total = np.exp(x).sum()
-    # The tokens outside the nucleus have less than 1 - p together. A token with less than an equal share of 1 - p is
-    # therefore outside; removing such tokens before the sort saves most of its time. Half a share allows for rounding.
+    # All tokens with a probability below (1 - p) / n_vocab have less than 1 - p together, so the likelier ones reach p
+    # without them. Removing them before the sort saves most of its time. Half of the bound allows for rounding.
     ranked = x[x >= math.log(total * 0.5 * (1 - p) / len(x))]
     ranked[::-1].sort()  # descending; sorting values is several times faster than argsort
     sums = np.exp(ranked)
@@ -188,7 +188,7 @@ def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
 
 
 def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
-    """Keep the fewest tokens with the surprise -ln p nearest to the entropy and a total probability `mass`; all if 1.
+    """Keep the fewest tokens whose surprise -ln p is nearest to the entropy, with total probability `mass` or more.
 
     Source: Meister et al. 2023, "Locally Typical Sampling". The likeliest token may be removed: its
     surprise can be far below the entropy.
@@ -204,7 +204,7 @@ def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
     probs /= total
     mean = probs @ x
     entropy = math.log(total) - mean
-    distance = np.abs(np.subtract(x, mean, out=x), out=x)  # of -ln p from the entropy: log(total) cancels
+    distance = np.abs(np.subtract(x, mean, out=x), out=x)  # between -ln p and the entropy; ln(total) is part of both
     # Sorting the vocabulary would be slow. Tokens go into buckets by distance, and only the bucket that reaches the
     # mass is sorted: all nearer buckets are kept, all further ones are removed.
     bucket = np.minimum(distance * (1000 / (2 * entropy + 10)), 1000).astype(np.intp)
@@ -357,7 +357,7 @@ STRATEGIES = {
 }
 OWNERS = {"entmax_alpha": "entmax", "mirostat_tau": "mirostat", "mirostat_eta": "mirostat"}
 
-# Starting points by purpose, from a widely read guide to temperature and top_p. Explicit knobs override them.
+# A temperature and a top_p by purpose, as a common guide for chat models lists them. Explicit knobs override them.
 PRESETS = {
     "code_generation": {"temperature": 0.2, "top_p": 0.1},
     "creative_writing": {"temperature": 0.7, "top_p": 0.8},
@@ -592,7 +592,7 @@ def check_biases(logit_bias, banned_ids):
             )
 
 
-# ---- the functions of the source articles ------------------------------------------------------------------------
+# ---- the functions of picoGPT tutorials ----------------------------------------------------------------------------
 
 
 def temperature_sampling(logits: np.ndarray, temperature: float = 1.0, rng=None) -> int:

@@ -1,7 +1,7 @@
 """Continuous batching: many texts share every pass through the model.
 
-A step of the model costs little more for sixteen texts than for one, because its time goes into reading the weights.
-Texts of different lengths share it: each has a slot with its own keys and values, all slots take every step together,
+A step reads all weights once, for one text or for many, so that many texts take less time each. Texts of different
+lengths share a step: each has a slot with its own keys and values, all slots take every step together,
 and when a text ends, the next prompt takes its slot at once (Yu et al. 2022, "Orca").
 
     jobs -> sequences -> slots (engine/slots.py) -> logits -> Completion.extend (engine/completion.py)
@@ -118,8 +118,9 @@ def generate_samples(
 def generate_by(generate, inputs, params, n_head, n_tokens_to_generate, completions, keep=None):
     """The same steps as `generate_samples`, computed by a reference loop such as gpt2_pico.generate: one completion."""
     (completion,) = completions
-    job = Job(list(inputs), completions, n_tokens_to_generate, keep)
     n_ctx = len(params["wpe"])
+    prompt = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)
+    job = Job(prompt, completions, n_tokens_to_generate, keep)
     no_token = -1
 
     def choose(logits, rng):

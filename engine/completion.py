@@ -77,7 +77,7 @@ class Completion:
 
 
 class Text:
-    """The text of a list of ids that grows. It contains no incomplete character, no stop string and no part of one."""
+    """The text of a list of ids that grows. Text that may be part of a character or of a stop string is held back."""
 
     def __init__(self, ids: list[int], encoder: Encoder, stops: Sequence[str] = ()):
         self.ids = ids

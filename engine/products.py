@@ -1,7 +1,7 @@
-"""Float32 weights as operands of `x @ w`: the same results as with arrays, computed in the shapes that a CPU does fast.
+"""Float32 weights as operands of `x @ w`: the same results as with arrays, in shapes that a CPU multiplies fast.
 
-`with_fast_products(params)` wraps the matrices and the activations of a weights tree, without a copy. What each step
-gains: benchmarks/bench_products.py.
+`with_fast_products(params)` wraps the matrices, biases, gains and activations of a weights tree, without a copy.
+benchmarks/bench_products.py measures the gain of each step.
 """
 
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def in_row_chunks(function: Callable) -> Callable:
 
 
 def with_fast_products(params: dict) -> dict:
-    """Return the weights tree with every matrix and activation wrapped; vectors and positions stay as they are."""
+    """Return the weights tree with every matrix, bias, gain and activation wrapped; only `wpe` stays an array."""
     blocks = [wrap(block) for block in params["blocks"]]
     for block in blocks:
         activation = block["mlp"].get("activation", "gelu")

@@ -15,7 +15,7 @@ POSITION_STEP = 32  # the caches grow by multiples of it, not for every text tha
 
 
 def slide(ids: list[int], keep: int | None, n_ctx: int) -> list[int]:
-    """Return the ids if they fit into the context, otherwise the first `keep` and the newest half of the rest.
+    """Return the ids if they fit into the context, otherwise the first `keep` and the newest (n_ctx - keep) // 2.
 
     >>> slide([0, 1, 2, 3, 4, 5, 6, 7, 8], keep=2, n_ctx=8)
     [0, 1, 6, 7, 8]
@@ -31,7 +31,8 @@ class Prefix:
 
     Attributes: `n_waiting`, the number of sequences that have no slot yet. Once computed: `hidden` [n_embd], the
     hidden state of the last position; `logits` [n_vocab], which follow from it; `cache`, the keys and values of every
-    layer, each [n_head, n_positions, d_head]; `row`, the slot that they were computed in, or None.
+    layer, each [n_head, n_positions, d_head]; `row`, the slot that they were computed in, or None; `is_copied`, whether
+    they are a copy.
     """
 
     def __init__(self, ids, n_waiting=1):
@@ -41,12 +42,14 @@ class Prefix:
         self.logits = None
         self.cache = None
         self.row = None
+        self.is_copied = False
 
     def keep_copy(self):
         """Copy the keys and values out of the slot, whose sequence may leave before the others arrive."""
         n = len(self.ids)
         self.cache = [(k[:, :n].copy(), v[:, :n].copy()) for k, v in self.cache]
         self.row = None
+        self.is_copied = True
 
 
 class Sequence:
@@ -129,7 +132,7 @@ class Slots:
             self.load_prefix(row)
         prefixes = [sequence.prefix for sequence in arriving]
         for prefix in dict.fromkeys(prefixes):
-            if prefix.n_waiting:
+            if prefix.n_waiting and not prefix.is_copied:
                 prefix.keep_copy()
         for sequence in arriving:
             sequence.prefix = None  # the last reference frees the memory

@@ -1,4 +1,4 @@
-"""Fixtures of several test modules: scripts run in this process, and a very small GPT-2 in the official layout."""
+"""Fixtures of several test modules: scripts run in this process, and very small models in memory and in files."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def four_at_once(function):
 
 @pytest.fixture(autouse=True)
 def logging_as_before():
-    """Undo what cli.command.run does to the logger of the project."""
+    """Restore the logger of the project, which cli.command.run changes."""
     log = logging.getLogger("picogpt")
     handlers = log.handlers
     propagate = log.propagate
@@ -78,7 +78,7 @@ def here(monkeypatch, capsys):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """A list that grows by the shape of the inputs of every pass through the model."""
+    """A list to which every forward pass appends the shape of its inputs."""
     shapes = []
     original = gpt2.transformer
 
@@ -163,7 +163,7 @@ def tiny_checkpoint(tmp_path, pristine_tiny):
 
 @pytest.fixture(scope="session")
 def golden_folders(tmp_path_factory):
-    """Return the folder with the models in golden_formats.zip, which tests must not change."""
+    """The folder with the models in golden_formats.zip, which tests must not change."""
     folder = tmp_path_factory.mktemp("formats")
     with zipfile.ZipFile(ROOT / "tests" / "golden_formats.zip") as archive:
         archive.extractall(folder)
@@ -172,12 +172,12 @@ def golden_folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def golden(golden_folders):
-    """Return {folder name: logits} of the models in golden_formats.zip, and the ids of their prompt."""
+    """{folder name: logits} of the models in golden_formats.zip, and the ids of their prompt."""
     with np.load(golden_folders / "golden.npz") as file:
         return dict(file)
 
 
 @pytest.fixture
 def models(golden_folders, tmp_path):
-    """Return a copy of the models in golden_formats.zip, which a test may change."""
+    """The folder with a copy of the models in golden_formats.zip, which a test may change."""
     return shutil.copytree(golden_folders, tmp_path / "models")

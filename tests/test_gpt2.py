@@ -12,17 +12,12 @@ import pytest
 
 import gpt2
 import gpt2_pico
-from random_gpt2 import HPARAMS, random_params
+from random_gpt2 import HPARAMS
 from sampling import make_sampler
 
 HERE = Path(__file__).parent
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 END_OF_TEXT = N_VOCAB - 1
-
-
-@pytest.fixture(scope="module")
-def params():
-    return random_params(**HPARAMS)
 
 
 @pytest.fixture(scope="module")

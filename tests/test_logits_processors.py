@@ -55,7 +55,7 @@ STEPS = {
         ([0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # positive: divided
         ([2], 2.0, [4.0, 2.0, -4.0, 0.0]),  # negative: multiplied
         ([3], 2.0, [4.0, 2.0, -2.0, 0.0]),  # zero: the same either way
-        ([0, 0, 0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # once, whatever the number of occurrences
+        ([0, 0, 0], 2.0, [2.0, 2.0, -2.0, 0.0]),  # once for any number of occurrences
         ([0, 1, 2], 0.5, [8.0, 4.0, -1.0, 0.0]),  # below 1: a reward
         ([], 2.0, [4.0, 2.0, -2.0, 0.0]),
     ],

@@ -1,5 +1,7 @@
 """Test engine/batching.py: a text does not depend on other texts, in other slots or earlier in the same slot."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,12 @@ def test_prompts_that_arrive_together_are_computed_in_groups_of_similar_length(p
     assert passes == [(2, 15), (4, 4)]
 
 
+def test_a_group_of_prompts_has_at_most_prefill_tokens(params, passes, monkeypatch):
+    monkeypatch.setattr(slots, "PREFILL_TOKENS", 20)
+    run(params, [Job(list(range(10)), [Completion()], 1) for _ in range(5)], n_slots=5)
+    assert passes == [(2, 10), (2, 10), (1, 10)]
+
+
 def test_the_first_token_needs_one_pass_over_the_prompt_and_no_step(params, passes):
     run(params, [Job([5, 6, 7], [Completion()], 1), Job([5], [Completion()], 2)], n_slots=1)
     assert passes == [(1, 3), (1, 1), (1, 1)]
@@ -130,6 +138,64 @@ def test_memory_is_bounded_by_the_slots_and_the_longest_text(params, monkeypatch
     # (2, 3): two prompts of 3 tokens, computed as one batch.
     assert set(sizes) == {(2, 0), (2, 3), (2, N_CTX)}
     assert sizes.count((2, N_CTX)) == 1
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_caches_that_grow_during_a_run_do_not_change_the_completions(params, monkeypatch, step):
+    jobs = ragged_jobs()
+    expected = ragged_jobs()
+    run(params, expected, 3)
+    monkeypatch.setattr(slots, "POSITION_STEP", step)
+    run(params, jobs, 3)
+    assert ids_and_reasons(jobs) == ids_and_reasons(expected)
+
+
+@pytest.mark.parametrize(("step", "n_prompt", "n_positions"), [(1, 3, 6), (5, 3, 10), (5, 30, N_CTX)])
+def test_slots_have_positions_for_all_ids_but_the_last(params, monkeypatch, step, n_prompt, n_positions):
+    monkeypatch.setattr(slots, "POSITION_STEP", step)
+    growing = slots.Slots(params, N_HEAD, 2)
+    job = Job(list(range(n_prompt)), [Completion()], 4)
+    growing.admit([slots.Sequence(job, job.completions[0], slots.Prefix(job.prompt))])
+    assert growing.layers[0].k.shape[:3] == (2, N_HEAD, n_positions)
+
+
+def test_the_keys_of_a_prompt_are_copied_once_if_completions_wait_for_a_slot(params, monkeypatch):
+    copied = []
+    original = slots.Prefix.keep_copy
+
+    def recording(prefix):
+        copied.append(len(prefix.ids))
+        original(prefix)
+
+    monkeypatch.setattr(slots.Prefix, "keep_copy", recording)
+    run(params, [Job([1, 2, 3], [drawing(i) for i in range(7)], 2), Job([1, 2], [drawing(7)], 2)], n_slots=2)
+    assert copied == [3]
+
+
+def test_slots_keep_no_prefix_whose_completions_have_slots(params):
+    growing = slots.Slots(params, N_HEAD, 2)
+    job = Job([1, 2, 3], [Completion()], 4)
+    prefix = slots.Prefix(job.prompt)
+    is_alive = weakref.ref(prefix)
+    growing.admit([slots.Sequence(job, job.completions[0], prefix)])
+    assert is_alive()
+    del prefix
+    assert not is_alive()
+
+
+def test_a_sliding_completion_does_not_change_a_job_that_waits_for_slots(params):
+    """The first completion moves to the other slot when the text slides, and the text then overwrites its slot."""
+
+    def make_jobs():
+        sliding = Job(list(range(31)), [drawing(0)], 60, keep=0)
+        return [sliding, Job([1, 2, 3, 4, 5], [drawing(1, i) for i in range(4)], 6)]
+
+    jobs = make_jobs()
+    alone = make_jobs()
+    run(params, jobs, n_slots=2)
+    for job in alone:
+        list(generate_samples(job.prompt, params, N_HEAD, job.n_tokens, job.completions, job.keep))
+    assert ids_and_reasons(jobs) == ids_and_reasons(alone)
 
 
 @pytest.mark.parametrize("keep", [0, 3])
@@ -176,6 +242,27 @@ def test_a_failing_sampler_ends_only_its_own_job(params):
     assert "every token is banned" in bad.error
     assert [completion.finish_reason for completion in bad.completions] == ["error"] * 3
     assert [(job.error, len(job.completions[0].ids)) for job in good] == [(None, 5)] * 2
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 3])
+def test_a_failed_job_chooses_no_more_tokens_and_takes_no_more_slots(params, n_slots):
+    ban_all = make_logits_processor(banned_ids=range(N_VOCAB))
+    bad = Job([1], [Completion(logits_processor=ban_all), Completion(), Completion()], 5)
+    assert run(params, [bad], n_slots) == [1]
+    assert ids_and_reasons([bad]) == [[([], "error")] * 3]
+
+
+def test_a_step_yields_each_job_once(params):
+    job = Job([1], [drawing(0), drawing(1)], 2)
+    assert list(decode_together([job], params, N_HEAD, n_slots=2)) == [[job]] * 2
+
+
+def test_a_job_is_finished_when_all_its_completions_are():
+    job = Job([1], [Completion(), Completion()], 2)
+    for completion in job.completions:
+        assert not job.is_finished
+        completion.finish_reason = "stop"
+    assert job.is_finished
 
 
 def test_an_empty_iterable_of_jobs_needs_no_step(params):

@@ -149,6 +149,12 @@ def test_a_completion_without_an_encoder_has_ids_and_no_text():
     assert (completion.ids, completion.text) == ([1], None)
 
 
+def test_the_ids_of_a_completion_are_python_ints():
+    completion = Completion(lambda logits, rng: np.int64(1))
+    completion.extend(np.zeros(2), [0], n_tokens=1)
+    assert [type(token) for token in completion.ids] == [int]
+
+
 def test_json_reads_back_a_lone_surrogate_written_with_backslashreplace():
     line = json.dumps("a\ud800\\", ensure_ascii=False).encode("utf-8", "backslashreplace")
     assert json.loads(line) == "a\ud800\\"

@@ -69,6 +69,18 @@ def test_a_logits_processor_gets_the_prompt_and_the_new_ids_of_its_completion(pa
     assert len({1, 2, *ids[0]}) == 22
 
 
+def test_a_logits_processor_gets_the_prompt_before_the_new_ids(params):
+    histories = []
+
+    def record(logits, ids):
+        histories.append(ids)
+        return logits
+
+    completion = Completion(logits_processor=record)
+    continued(params, [1, 2], 3, [completion])
+    assert histories == [[1, 2, *completion.ids[:n]] for n in range(3)]
+
+
 @pytest.mark.parametrize("n_prompt", [1, 5, 31, 32])
 def test_the_end_of_the_context_ends_a_text_that_does_not_slide(params, n_prompt):
     ids, reasons, _ = continued(params, range(n_prompt), 1000, [Completion(), drawing(1)])
@@ -118,8 +130,10 @@ def test_a_prompt_longer_than_the_context_is_an_error_unless_the_window_slides(p
     assert len(continued(params, range(40), 3, [Completion()], keep=0)[0][0]) == 3
 
 
-def test_an_empty_prompt_starts_from_the_last_id_of_the_vocabulary(params):
-    assert continued(params, [], 5, [Completion()])[0] == continued(params, [N_VOCAB - 1], 5, [Completion()])[0]
+@pytest.mark.parametrize("keep", [None, 0])
+def test_an_empty_prompt_starts_from_the_last_id_of_the_vocabulary(params, keep):
+    expected, _, _ = continued(params, [N_VOCAB - 1], 5, [Completion()], keep)
+    assert continued(params, [], 5, [Completion()], keep)[0] == expected
 
 
 def test_a_failing_sampler_raises_its_error(params):
@@ -151,7 +165,7 @@ def test_an_observer_gets_the_stop_id_too(params):
 
 
 @pytest.mark.parametrize("generate", [gpt2.generate, gpt2_pico.generate])
-@pytest.mark.parametrize(("n_prompt", "n_tokens"), [(3, 0), (3, 6), (31, 1), (31, 2), (30, 50), (32, 5)])
+@pytest.mark.parametrize(("n_prompt", "n_tokens"), [(3, 0), (3, 6), (31, 1), (31, 2), (30, 50), (32, 5), (0, 50)])
 def test_generate_by_returns_the_ids_and_finish_reason_of_the_engine(params, generate, n_prompt, n_tokens):
     prompt = list(range(n_prompt))
     by_engine = drawing(1)
@@ -159,6 +173,27 @@ def test_generate_by_returns_the_ids_and_finish_reason_of_the_engine(params, gen
     continued(params, prompt, n_tokens, [by_engine])
     list(generate_by(generate, prompt, params, N_HEAD, n_tokens, [by_reference]))
     assert (by_reference.ids, by_reference.finish_reason) == (by_engine.ids, by_engine.finish_reason)
+
+
+@pytest.mark.parametrize("generate", [gpt2.generate, gpt2_pico.generate])
+def test_generate_by_rejects_a_prompt_that_is_longer_than_the_context(params, generate):
+    with pytest.raises(ValueError, match="the prompt has 40 tokens; this model reads at most 32"):
+        list(generate_by(generate, range(40), params, N_HEAD, 1, [Completion()]))
+
+
+def test_generate_by_ends_when_the_caller_ends_the_completion(params):
+    completion = Completion()
+    for _ in generate_by(gpt2_pico.generate, [1, 2], params, N_HEAD, 10, [completion]):
+        if len(completion.ids) == 3:
+            completion.finish_reason = "stop"
+    assert len(completion.ids) == 3
+
+
+def test_generate_by_ends_at_a_stop_id_that_is_the_first_token(params):
+    first = continued(params, [1, 2], 1, [Completion()])[0][0][0]
+    completion = Completion(stop_ids={first})
+    list(generate_by(gpt2_pico.generate, [1, 2], params, N_HEAD, 10, [completion]))
+    assert (completion.ids, completion.finish_reason) == ([], "eos")
 
 
 def test_generate_by_ends_at_a_stop_id(params):

@@ -48,6 +48,38 @@ def test_an_embedding_has_the_operations_of_its_array():
         np.testing.assert_allclose(x @ embedding.T, x @ wte.T, rtol=0, atol=1e-5)
 
 
+class Recorded(np.ndarray):
+    """A matrix that adds the shapes of its products to `Recorded.shapes`."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        plain = [x.view(np.ndarray) if isinstance(x, Recorded) else x for x in inputs]
+        if ufunc is np.matmul:
+            Recorded.shapes.append((plain[0].shape, plain[1].shape))
+        return getattr(ufunc, method)(*plain, **options)
+
+
+def shapes_of(operand, *batch):
+    """Return the shapes of NumPy's products in `x @ operand`."""
+    Recorded.shapes = []
+    np.ones((*batch, operand.shape[0]), np.float32) @ operand
+    return Recorded.shapes
+
+
+@pytest.mark.parametrize(("batch", "n_multiplied"), [((1,), 1), ((5,), 8), ((6, 5), 32), ((32,), 32), ((130,), 130)])
+def test_a_matrix_joins_the_batch_axes_and_pads_the_rows_to_a_multiple_of_eight(batch, n_multiplied):
+    w = np.ones((7, 5), np.float32).view(Recorded)
+    assert shapes_of(Matrix(w), *batch) == [((n_multiplied, 7), (7, 5))]
+
+
+@pytest.mark.parametrize("n_rows", [2, 3, 4])
+def test_a_few_rows_are_multiplied_one_by_one_with_each_chunk_of_the_vocabulary(n_rows, monkeypatch):
+    monkeypatch.setattr(products, "VOCAB_CHUNK", 6)
+    w = np.ones((7, 10), np.float32).view(Recorded)
+    wte = np.ones((10, 7), np.float32).view(Recorded)
+    assert shapes_of(Matrix(w), n_rows) == [((7,), (7, 10))] * n_rows
+    assert shapes_of(Embedding(wte).T, n_rows) == [((7,), (7, 6))] * n_rows + [((7,), (7, 4))] * n_rows
+
+
 def test_a_model_with_fast_products_has_the_logits_of_the_model_with_arrays(params):
     ids = np.random.default_rng(2).integers(N_VOCAB, size=(3, 20))
     fast = with_fast_products(params)
@@ -62,6 +94,7 @@ def test_with_fast_products_copies_no_weight_and_does_not_change_the_tree(params
     block = fast["blocks"][0]
     assert block["attn"]["c_attn"]["w"].array is params["blocks"][0]["attn"]["c_attn"]["w"]
     assert block["attn"]["c_attn"]["b"].array is params["blocks"][0]["attn"]["c_attn"]["b"]
+    assert fast["ln_f"]["g"].array is params["ln_f"]["g"]
     assert fast["wpe"] is params["wpe"]
     assert "activation" not in params["blocks"][0]["mlp"]
 
@@ -73,6 +106,28 @@ def test_an_activation_in_row_chunks_has_the_same_result(activation, monkeypatch
     for n_floats in (1, 20, 35, 10**9):
         monkeypatch.setattr(products, "L2_FLOATS", n_floats)
         np.testing.assert_array_equal(products.in_row_chunks(function)(x.copy()), function(x))
+
+
+@pytest.mark.parametrize("activation", gpt2.ACTIVATIONS)
+def test_with_fast_products_keeps_the_activation_of_the_weights_tree(params, activation):
+    blocks = [{**block, "mlp": {**block["mlp"], "activation": activation}} for block in params["blocks"]]
+    params = {**params, "blocks": blocks}
+    ids = np.arange(9)
+    logits = gpt2.gpt2(ids, **with_fast_products(params), n_head=N_HEAD)
+    np.testing.assert_allclose(logits, gpt2.gpt2(ids, **params, n_head=N_HEAD), rtol=0, atol=1e-4)
+
+
+def test_with_fast_products_computes_the_activation_in_row_chunks(params, monkeypatch):
+    n_rows = []
+
+    def recording(x):
+        n_rows.append(len(x))
+        return gpt2.gelu(x)
+
+    monkeypatch.setitem(gpt2.ACTIVATIONS, "gelu", recording)
+    monkeypatch.setattr(products, "L2_FLOATS", 3 * 4 * HPARAMS["n_embd"])
+    gpt2.gpt2(np.arange(8), **with_fast_products(params), n_head=N_HEAD)
+    assert n_rows == [3, 3, 2] * HPARAMS["n_layer"]
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 4, 7)])
