@@ -162,8 +162,13 @@ def make_record(
 def settings(options: Options) -> dict:
     """Return the options that the text depends on: those given, and those that a strategy or preset implies."""
     sampler = sampling.make_sampler(**options.sampling)
-    given = {name: options.values[name] for name in options.given if name not in NOT_SETTINGS}
+    given = {name: as_json(options.values[name]) for name in options.given if name not in NOT_SETTINGS}
     return {"n_tokens_to_generate": options.n_tokens_to_generate, **getattr(sampler, "keywords", {}), **given}
+
+
+def as_json(value):
+    """Return a value that JSON can express: the name of a sampler instead of the sampler."""
+    return value.__name__ if callable(value) else value
 
 
 class LogprobRecorder:

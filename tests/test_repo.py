@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"gpt2.py", "gpt2_pico.py", "sampling.py", "encoder.py", "utils.py", "batch.py", "explore.py"}
 PACKAGES = {"checkpoints", "cli", "engine", "runner", "views"}
-LINES = {"gpt2.py": 290, "gpt2_pico.py": 100}
+LINES = {"gpt2.py": 290, "gpt2_pico.py": 100, "sampling.py": 640}
 STATEMENTS = {"gpt2.py": 180}
 MODULE_LINES = 400  # of any other module
 
@@ -175,7 +175,7 @@ def test_a_teaching_file_has_at_most_its_number_of_statements(name, limit):
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_has_at_most_400_lines(name):
-    if name not in ("sampling",):
+    if f"{name}.py" not in LINES:
         assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
 
 
