@@ -5,7 +5,12 @@ import sys
 
 from llama_cpp import Llama
 
-file, prompt, n_tokens = sys.argv[1:]
-model = Llama(file, n_ctx=1024, n_threads=os.cpu_count(), verbose=False)  # the default is half of the cores
-for piece in model(prompt, max_tokens=int(n_tokens), temperature=0, repeat_penalty=1, stream=True):
-    print(piece["choices"][0]["text"], end="", flush=True)
+
+def main(file, prompt, n_tokens):
+    model = Llama(file, n_ctx=1024, n_threads=os.cpu_count(), verbose=False)  # the default is half of the cores
+    for piece in model(prompt, max_tokens=int(n_tokens), temperature=0, repeat_penalty=1, stream=True):
+        print(piece["choices"][0]["text"], end="", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

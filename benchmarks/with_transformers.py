@@ -4,7 +4,12 @@ import sys
 
 from transformers import pipeline
 
-folder, prompt, n_tokens = sys.argv[1:]
-generator = pipeline("text-generation", model=folder, dtype="float32")
-options = {"do_sample": False, "min_new_tokens": int(n_tokens), "max_new_tokens": int(n_tokens)}
-print(generator(prompt, return_full_text=False, **options)[0]["generated_text"])
+
+def main(folder, prompt, n_tokens):
+    generator = pipeline("text-generation", model=folder, dtype="float32")
+    options = {"do_sample": False, "min_new_tokens": int(n_tokens), "max_new_tokens": int(n_tokens)}
+    print(generator(prompt, return_full_text=False, **options)[0]["generated_text"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
