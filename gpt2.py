@@ -18,6 +18,7 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 compact NumPy form follows Jay Mody's picoGPT.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -134,7 +135,7 @@ class LayerCache:
         return self.k[..., : self.length, :], self.v[..., : self.length, :]
 
 
-def make_kv_cache(params, n_head, n_positions, batch=()):
+def make_kv_cache(params: dict, n_head: int, n_positions: int, batch: tuple = ()) -> list[LayerCache]:
     """Return an empty cache for `gpt2`: one LayerCache per block, with room for `n_positions` of each sequence."""
     d_head = params["wte"].shape[-1] // n_head
     shape = (len(params["blocks"]), 2, *batch, n_head, n_positions, d_head)
@@ -185,7 +186,7 @@ def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False): 
     return x  # [..., n_query, n_embd]
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache=None, last_only=False):
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head: int, cache=None, last_only: bool = False) -> np.ndarray:
     """Return the logits of the token that follows each position.
 
     inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with `last_only`,
@@ -205,7 +206,7 @@ def predict(x, wte, ln_f):  # [..., n_embd] -> [..., n_vocab]
 
 def generate(
     inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=(), logits_processor=None
-):
+) -> Iterator[int]:
     """Yield the ids that continue `inputs`, each as soon as it is known.
 
     This is the reference loop. The commands run engine/batching.py, which decodes many texts together, to the same ids.
@@ -235,7 +236,7 @@ def generate(
         unseen = [next_id]
 
 
-def check_request(inputs, n_tokens_to_generate, n_vocab, n_ctx):
+def check_request(inputs, n_tokens_to_generate: int, n_vocab: int, n_ctx: int) -> list[int]:
     """Return the prompt as a new list of ids, `[n_vocab - 1]` if it is empty. Raises ValueError if it is invalid."""
     ids = [int(i) for i in inputs] or [n_vocab - 1]  # GPT-2's vocabulary ends with <|endoftext|>
     if n_tokens_to_generate < 0:
@@ -247,7 +248,7 @@ def check_request(inputs, n_tokens_to_generate, n_vocab, n_ctx):
     return ids
 
 
-def check_length(n_prompt, n_ctx, remedy="shorten it"):
+def check_length(n_prompt: int, n_ctx: int, remedy: str = "shorten it") -> None:
     if n_prompt > n_ctx:
         raise ValueError(f"the prompt has {n_prompt} tokens; this model reads at most {n_ctx}: {remedy}")
 
