@@ -9,6 +9,8 @@ import shutil
 import sys
 import unicodedata
 
+from checkpoints.messages import escaped
+
 MIN_WIDTH = 40  # columns; narrower terminals wrap the lines themselves
 EIGHTHS = " ▏▎▍▌▋▊▉"
 ANSI = {"bold": "1", "dim": "2", "cyan": "36", "reverse": "1;7"}
@@ -32,9 +34,9 @@ def printable(text: str, but: str = "") -> str:
     >>> printable("a\\x1b[31m\\u200b\\n")
     'a\\\\x1b[31m\\\\u200b\\\\n'
     """
-    escaped = "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
-    starts_with_mark = bool(escaped) and unicodedata.combining(escaped[0])
-    return f"◌{escaped}" if starts_with_mark else escaped  # a combining mark needs a character before it
+    shown = escaped(text, but)
+    starts_with_mark = bool(shown) and unicodedata.combining(shown[0])
+    return f"◌{shown}" if starts_with_mark else shown  # a combining mark needs a character before it
 
 
 def display_width(text: str) -> int:
