@@ -1,4 +1,4 @@
-"""Foreign text in messages: names, values and answers from outside, of limited length and without control characters."""
+"""Foreign text in messages, such as names and answers: limited in length, without control characters."""
 
 MAX_LENGTH = 80  # characters of one foreign text in a message
 
