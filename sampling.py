@@ -414,7 +414,7 @@ def without_none(knobs):
 def check_knob(name, value, table):
     """Return the value of a knob. Raise ValueError if it is out of range or if the table has no such knob."""
     if name not in table:
-        raise ValueError(f"Unknown sampling option: {shown(name)}{did_you_mean(name, table)}")
+        raise ValueError(f"Unknown sampling option: {name}{did_you_mean(name, table)}")
     kind, fits, rule, *default = table[name]
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not (abs(value) <= LARGEST and fits(value)):
