@@ -79,7 +79,7 @@ def seen(here):
         (["\x1b[31m" + "v" * 10**6], "there is no view '\\x1b[31mvvv"),
         (["next", "w" * 10**6, "--toy"], "is not in the vocabulary of the toy model"),
         (["sweep", "x", "--top_k", "5", "--output", "n" * 300 + ".md"], "no file can have this name"),
-        (["sweep", "x", "--top_k", "5", "--output", "\ud800.md"], "no file can have this name"),
+        (["sweep", "x", "--top_k", "5", "--output", "\ud800.md"], "no file or folder can have this name"),
         (["sweep", "x", "--top_k", "5", "--output", "a" * 10**6 + ".gif"], "its name must end in .md, .csv, .json"),
     ],
 )
@@ -103,6 +103,14 @@ def test_a_request_that_the_model_cannot_take_prints_one_line_and_exits_with_2(r
     code, out, err = run(*args, "--model_size", "tiny")
     assert message in err
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("view", ["next", "score"])
+def test_the_name_of_a_model_cannot_change_the_terminal(seen, monkeypatch, view):
+    forged = replace(toy.toy_model(), name="\x1b[31mred\n" + "m" * 10**6)
+    monkeypatch.setattr(command, "toy_model", lambda: forged)
+    out = seen(view, "forward", "--toy")
+    assert "\\x1b[31mred" in out and "\x1b" not in out and len(out) < 5000
 
 
 @pytest.mark.parametrize("view", ["next", "score"])
