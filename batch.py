@@ -12,6 +12,5 @@ def main(prompts=None, *words, **options):
 
 if __name__ == "__main__":
     from cli.command import run
-    from runner.local import BATCH
 
-    run(main, BATCH)
+    run(main, "runner.local.BATCH")

@@ -11,6 +11,5 @@ def main(view=None, prompt=None, *words, **options):
 
 if __name__ == "__main__":
     from cli.command import run
-    from views.command import EXPLORE
 
-    run(main, EXPLORE)
+    run(main, "views.command.EXPLORE")

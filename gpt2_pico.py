@@ -80,6 +80,5 @@ def main(prompt=None, *words, **options):
 
 if __name__ == "__main__":
     from cli.command import run
-    from cli.help import PICO
 
-    run(main, PICO)
+    run(main, "cli.help.PICO")

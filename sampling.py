@@ -36,10 +36,13 @@ import difflib
 import functools
 import math
 import numbers
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
+MAX_ID = 2**31 - 1  # of a token in any model
+LARGEST = np.finfo(np.float64).max  # a whole number can be larger
 GREEDY_BELOW = 1e-5  # a lower temperature is greedy, as in vLLM
 
 # ---- the distribution --------------------------------------------------------------------------------------------
@@ -384,7 +387,7 @@ def make_sampler(strategy: str | Callable | None = None, preset: str | None = No
     """
     if preset is not None:
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise ValueError(f"Unknown preset: {preset!r}{did_you_mean(preset, PRESETS)}")
+            raise ValueError(f"Unknown preset: {shown(preset)}{did_you_mean(preset, PRESETS)}")
         knobs = PRESETS[preset] | without_none(knobs)
     knobs = {name: check_knob(name, value, KNOBS) for name, value in without_none(knobs).items()}
     if callable(strategy):
@@ -413,10 +416,16 @@ def check_knob(name, value, table):
     if name not in table:
         raise ValueError(f"Unknown sampling option: {name}{did_you_mean(name, table)}")
     kind, fits, rule, *default = table[name]
-    if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not (abs(value) <= LARGEST and fits(value)):
         example = f", such as {default[0]:g}" if default else ""
-        raise ValueError(f"{name} is {value!r}; it must be {rule}{example}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {rule}{example}")
     return value
+
+
+def shown(value):
+    """Return a value for a message, of limited length and without control characters."""
+    return reprlib.repr(value)
 
 
 def infer_strategy(knobs):
@@ -430,7 +439,7 @@ def infer_strategy(knobs):
 def check_strategy(strategy, knobs):
     """Raise ValueError if the strategy is unknown or does not use one of the knobs."""
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
-        raise ValueError(f"Unknown sampling strategy: {strategy!r}{did_you_mean(strategy, STRATEGIES)}")
+        raise ValueError(f"Unknown sampling strategy: {shown(strategy)}{did_you_mean(strategy, STRATEGIES)}")
     for name in knobs:
         if strategy == "greedy" or OWNERS.get(name, strategy) != strategy:
             other = OWNERS.get(name, "temperature")
@@ -439,7 +448,7 @@ def check_strategy(strategy, knobs):
 
 def did_you_mean(name, names):
     """Return the end of a message about an unknown name: the nearest known name, and all of them."""
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(str(name)[:100], names, n=1)
     return (f"; did you mean {near[0]}?" if near else ";") + f" Choose from: {', '.join(names)}"
 
 
@@ -486,10 +495,14 @@ def occurrences(logits, ids):
 
 def check_ids(ids, n_vocab):
     """Return the ids as an array. Raise ValueError if one is not in the vocabulary."""
-    ids = np.array(list(ids), dtype=np.intp)
+    ids = list(ids)
+    try:
+        ids = np.array(ids, dtype=np.intp)
+    except OverflowError:
+        ids = np.array(ids, dtype=object)  # whole numbers of more than 63 bits
     outside = ids[(ids < 0) | (ids >= n_vocab)]
     if len(outside):
-        raise ValueError(f"there is no token {outside[0]}: the ids of this model are 0 to {n_vocab - 1}")
+        raise ValueError(f"there is no token {shown(int(outside[0]))}: the ids of this model are 0 to {n_vocab - 1}")
     return ids
 
 
@@ -580,16 +593,17 @@ def make_logits_processor(
 def check_biases(logit_bias, banned_ids):
     """Raise ValueError unless these are token ids and valid biases."""
     for token in (*logit_bias, *banned_ids):
-        if isinstance(token, bool) or not isinstance(token, numbers.Integral) or token < 0:
+        is_whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+        if not is_whole or not 0 <= token <= MAX_ID:
             raise ValueError(
-                f"{token!r} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 upwards"
+                f"{shown(token)} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 "
+                f"to {MAX_ID}"
             )
     for token, number in logit_bias.items():
         is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
         if not is_number or not (-100 <= number <= 100 or number == -math.inf):
-            raise ValueError(
-                f"logit_bias of token {token} is {number!r}; it must be a number from -100 to 100, or -inf to ban it"
-            )
+            rule = "a number from -100 to 100, or -inf to ban it"
+            raise ValueError(f"logit_bias of token {token} is {shown(number)}; it must be {rule}")
 
 
 # ---- the functions of picoGPT tutorials ----------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from cli.checks import switch
+from checkpoints.messages import abbreviated
+from cli.checks import shown, switch
 from cli.flags import FLAGS, UNSUPPORTED_FLAGS, Flag, aliases_of
 
 FLAG_PATTERN = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
@@ -41,6 +42,7 @@ def normalize_args(
         else:
             words.append(argument)
     check_given_once([name for name, _ in flags], words, positional)
+    check_further_words(words, positional)
     for i, (name, word) in enumerate(zip(positional, words, strict=False)):
         if word.startswith("-"):
             words[i] = f"--{name}={word}"
@@ -53,7 +55,15 @@ def check_given_once(names, words, positional):
         raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
     for name, word in zip(positional, words, strict=False):
         if name in names:
-            raise ValueError(f"the {name} is given twice, as --{name} and as {word!r}; remove one of them")
+            raise ValueError(f"the {name} is given twice, as --{name} and as {shown(word)}; remove one of them")
+
+
+def check_further_words(words, positional):
+    """Raise ValueError for a word after the positional ones that Fire would take for a flag or a separator."""
+    n = len(positional)
+    if any(word.startswith("-") for word in words[n:]):
+        several = " ".join(words[n - 1 :])
+        raise ValueError(f"the {positional[-1]} must be in quotes: {shown(several)} arrived as several words")
 
 
 def normalize_flag(name, value, following, table, positional):
@@ -81,9 +91,9 @@ def check_known(name: str, table: Mapping[str, object]) -> None:
     if name in UNSUPPORTED_FLAGS:
         raise ValueError(f"there is no flag --{name}: {UNSUPPORTED_FLAGS[name]}")
     if name in FLAGS:
-        script = os.path.basename(sys.argv[0])
+        script = abbreviated(os.path.basename(sys.argv[0]))
         raise ValueError(f"{script} has no --{name}; --help lists its options (gpt2.py has --{name})")
     aliases = {alias: flag for alias, flag in aliases_of(FLAGS).items() if flag in table}
-    near = difflib.get_close_matches(name, [*table, *aliases], n=1)
+    near = difflib.get_close_matches(name[:100], [*table, *aliases], n=1)
     hint = f"did you mean --{aliases.get(near[0], near[0])}? " if near else ""
-    raise ValueError(f"there is no flag --{name}; {hint}--help lists all options")
+    raise ValueError(f"there is no flag --{abbreviated(name)}; {hint}--help lists all options")

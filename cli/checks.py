@@ -1,23 +1,76 @@
 """Checks of a flag's value: (name, value) -> value, or ValueError with the name, the value and the rule."""
 
-import contextlib
 import json
-import math
 import re
+import reprlib
 from collections.abc import Callable
+
+from checkpoints.messages import abbreviated
 
 Check = Callable[[str, object], object]
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+WORDS = {"True": True, "False": False, "None": None}
+INTEGER = re.compile(r"[+-]?[0-9]+")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")  # integers that fit in 40 bits never collide in a dict
+MAX_DIGITS = 40  # characters of a number
+MAX_WHOLE = 2**63 - 1
+MAX_STOP_LENGTH = 10_000  # characters of all stop strings together
 
 
-def whole(least: int, most: float = math.inf) -> Check:
+def shown(value: object) -> str:
+    """Return a value for a message, of limited length.
+
+    >>> shown("a\\n"), shown([0.5, 10**60])
+    ("'a\\\\n'", '[0.5, 100000000000000000...0000000000000000000]')
+    """
+    return abbreviated(repr(value) if isinstance(value, str) else reprlib.repr(value))
+
+
+# ---- from text to values ---------------------------------------------------------------------------------------
+
+
+def evaluate(name: str, text: str) -> object:
+    """Return what a text of the command line stands for: a number, True, False, None, or a tuple of these.
+
+    Any other text is returned as it is. Raise ValueError for a number with too many digits.
+
+    >>> evaluate("top_p", "0.9"), evaluate("top_p", "[0.5, 1]"), evaluate("top_p", "0.5,high"), evaluate("seed", "now")
+    (0.9, (0.5, 1), (0.5, 'high'), 'now')
+    """
+    text = text.strip()
+    is_list = text[:1] + text[-1:] in ("[]", "()")
+    if not is_list and "," not in text:
+        return evaluate_one(name, text)
+    parts = [part.strip() for part in (text[1:-1] if is_list else text).split(",")]
+    if not parts[-1]:
+        parts.pop()
+    return tuple(evaluate_one(name, part) for part in parts)
+
+
+def evaluate_one(name, text):
+    if text in WORDS:
+        return WORDS[text]
+    kind = int if INTEGER.fullmatch(text) else float if DECIMAL.fullmatch(text) else None
+    if kind is None:
+        return text
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{name} is {shown(text)}, a number of {len(text)} digits; at most {MAX_DIGITS} are read")
+    return kind(text)
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------
+
+
+def whole(least: int, most: int = MAX_WHOLE) -> Check:
     """Return a check for whole numbers from `least` to `most`."""
 
     def check(name, value):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            end = "upwards" if most == math.inf else f"to {most}"
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} {end}")
+            is_large = isinstance(value, int) and value > most
+            end = "upwards" if most == MAX_WHOLE and not is_large else f"to {most}"
+            raise ValueError(f"{name} is {shown(value)}; it must be a whole number from {least} {end}")
         return value
 
     return check
@@ -28,16 +81,17 @@ def one_of(*choices: str) -> Check:
 
     def check(name, value):
         if value not in choices:
-            raise ValueError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
+            raise ValueError(f"{name} is {shown(value)}; it must be {' or '.join(choices)}")
         return value
 
     return check
 
 
 def switch(name: str, value: object) -> bool:
-    if str(value).lower() not in BOOLEANS:
-        raise ValueError(f"{name} is {value!r}; it must be True or False")
-    return BOOLEANS[str(value).lower()]
+    word = str(value).lower() if isinstance(value, (str, int)) else ""
+    if word not in BOOLEANS:
+        raise ValueError(f"{name} is {shown(value)}; it must be True or False")
+    return BOOLEANS[word]
 
 
 def text(name: str, value: object) -> str:
@@ -47,13 +101,30 @@ def text(name: str, value: object) -> str:
 def strings(name: str, value: object) -> tuple[str, ...]:
     """Return a tuple of strings: one string, in which \\n, \\t and \\\\ are escapes, or a JSON list of strings."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # not JSON: an ordinary text that begins with a bracket
-            value = json.loads(value) if value.startswith("[") else value
+        check_stop_length(name, [value])
+        value = listed(name, value) if value.startswith("[") else value
     if isinstance(value, str):
         value = [re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], value)]
     if not isinstance(value, (list, tuple)) or not all(isinstance(string, str) and string for string in value):
-        raise ValueError(f"{name} is {value!r}; it must be a text or a JSON list of texts, none of them empty")
+        raise ValueError(f"{name} is {shown(value)}; it must be a text or a JSON list of texts, none of them empty")
+    check_stop_length(name, value)
     return tuple(value)
+
+
+def listed(name, text):
+    """Return the value of a JSON list; the text itself if it is not JSON but only begins with a bracket."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{name} is {shown(text)}, which is nested too deep; it must be a list of texts") from None
+    except ValueError:
+        return text
+
+
+def check_stop_length(name, texts):
+    n_characters = sum(map(len, texts))
+    if n_characters > MAX_STOP_LENGTH:
+        raise ValueError(f"{name} has {n_characters} characters; at most {MAX_STOP_LENGTH} are compared with the text")
 
 
 def ids(name: str, value: object) -> tuple:
@@ -62,12 +133,24 @@ def ids(name: str, value: object) -> tuple:
 
 def biases(name: str, value: object) -> dict[int, float]:
     """Return {id: number} from a JSON object {"id": number}."""
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        return {int(token): number for token, number in value.items()}
-    except (ValueError, TypeError, AttributeError):
-        example = '{"50256": -100}'
-        raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, as in '{example}'") from None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(no_biases(name, value)) from None
+    if not isinstance(value, dict):
+        raise ValueError(no_biases(name, value))
+    numbers = {}
+    for key, number in value.items():
+        if isinstance(key, bool) or not TOKEN_ID.fullmatch(abbreviated(key)):
+            raise ValueError(f"{name} has the key {shown(key)}; a key is a token id, a whole number from 0 upwards")
+        numbers[int(key)] = number
+    return numbers
+
+
+def no_biases(name, value):
+    example = '{"50256": -100}'
+    return f"{name} is {shown(value)}; it must map token ids to numbers, as in '{example}'"
 
 
 def unchecked(name: str, value: object) -> object:

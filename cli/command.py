@@ -1,70 +1,180 @@
-"""Run a function as a command: Fire, exit codes, messages on stderr.
+"""Run a function as a command: Fire, exit codes, signals.
 
-Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C.
+Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C, 128 + N for another signal N.
+
+This module imports little. `run` imports the rest, so that a signal during imports ends a command as it does later.
 """
 
+import atexit
 import contextlib
-import inspect
-import itertools
-import logging
 import os
-import platform
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
-from cli import help, output
-from cli.arguments import normalize_args
-
 VERSION = "0.1.0"
-DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error
-log = logging.getLogger("picogpt")
+DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error, and warnings of libraries
 
 
-def run(main: Callable, command: help.Command = help.GPT2) -> None:
-    """Call `main` with the words and flags of the command line; exit with the code that fits the result."""
-    if sys.stderr is None:  # the caller closed it; print would write to stdout instead
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open until the process ends
-    log_to_stderr()
+class Terminated(BaseException):
+    """A signal asks the process to end. It is no Exception, so that it passes handlers of failures, as Ctrl-C does.
+
+    Attribute: `signum`, the number of the signal.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by the signal {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+def run(main: Callable, command: object = "cli.help.GPT2") -> None:
+    """Call `main` with the words and flags of the command line; exit with the code that fits the result.
+
+    command: a cli.help.Command, or its dotted name, so that this function imports it.
+    """
+    with raised_signals(), without_library_messages():
+        code = exit_code(main, command)
+    if code:
+        sys.exit(code)
+
+
+def exit_code(main, command):
+    """Call `main`; return the exit code after an error message."""
     try:
-        if sys.stdout is None:
-            raise OSError("stdout is closed: there is nowhere to write to")
-        for stream in (sys.stdout, sys.stderr):  # independent of the locale and of Windows code pages
-            stream.reconfigure(encoding="utf-8", errors="replace")
-        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]], command)
-        sys.stdout.flush()
+        prepare_streams()
+        call_with_arguments(main, [as_utf8(argument) for argument in sys.argv[1:]], loaded(command))
+        if sys.stdout:
+            sys.stdout.flush()
+        return 0
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         discard_stdout()
+        return 0
     except KeyboardInterrupt:  # the text so far has been printed
-        sys.exit(130)
-    except ValueError as error:
-        fail(error, 2)
-    except (OSError, RuntimeError, MemoryError) as error:
-        fail(error, 1)
-
-
-def log_to_stderr():
-    """Send remarks to stderr: all of them to a terminal, only warnings to a log or a pipe."""
-    log.handlers = [logging.StreamHandler(sys.stderr)]
-    log.propagate = False
-    log.setLevel(logging.INFO if sys.stderr.isatty() else logging.WARNING)
+        return 130
+    except Terminated as error:
+        return fail(error, 128 + error.signum)
+    except Exception as error:
+        return fail(error, 2 if type(error) is ValueError else 1)  # a subclass of ValueError comes from a library
 
 
 def fail(error, code):
-    """Print an error as one line and exit."""
-    if os.environ.get(DEBUG) == "1":
+    """Print an error as one line and return the exit code."""
+    from cli.messages import describe, log_to_stderr
+
+    if os.environ.get(DEBUG) == "1" and not isinstance(error, Terminated):
         raise error
-    log.error(f"Error: {error or type(error).__name__}")
+    log_to_stderr().error(f"Error: {describe(error)}")
     if isinstance(error, OSError) and sys.stdout:
         discard_stdout()
-    sys.exit(code)
+    return code
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def raised_signals() -> Iterator[None]:
+    """Raise Terminated on SIGTERM and SIGHUP within a `with` block, unless the caller ignores them, as nohup does."""
+    previous = {}
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    with contextlib.suppress(ValueError):  # not the main thread, which alone receives signals
+        for signum in (getattr(signal, name) for name in names):
+            if signal.getsignal(signum) == signal.SIG_DFL:
+                previous[signum] = signal.signal(signum, raise_terminated)
+    atexit.register(end_at_once)
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def raise_terminated(signum, frame):
+    raise Terminated(signum)
+
+
+def end_at_once():
+    """Let Ctrl-C end the process without a traceback while Python shuts down."""
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def without_library_messages() -> Iterator[None]:
+    """Hide warnings of libraries, which are no concern of the user, unless -W or PICOGPT_DEBUG asks for them."""
+    if sys.warnoptions or os.environ.get(DEBUG) == "1":
+        yield
+        return
+    import warnings
+
+    showwarning = warnings.showwarning
+    unraisablehook = sys.unraisablehook
+    warnings.showwarning = lambda *args, **options: None
+    sys.unraisablehook = repeat_signal
+    try:
+        yield
+    finally:
+        warnings.showwarning = showwarning
+        sys.unraisablehook = unraisablehook
+
+
+def repeat_signal(unraisable):
+    """Send a signal again whose exception Python discarded, because it was raised in a finalizer or a callback."""
+    import threading
+
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signum = signal.SIGINT
+    elif issubclass(unraisable.exc_type, Terminated):
+        signum = unraisable.exc_value.signum
+    else:
+        return
+    timer = threading.Timer(0.05, signal.raise_signal, [signum])
+    timer.daemon = True
+    timer.start()
+
+
+# ---- streams ---------------------------------------------------------------------------------------------------
+
+
+def prepare_streams():
+    """Make the standard streams independent of the locale, and safe if the caller has closed some of them."""
+    from cli.messages import log_to_stderr
+
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed; a file that is opened later would receive its number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:  # closed; print would write to stdout instead
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    log_to_stderr()
 
 
 def discard_stdout():
     """Send the unwritten rest of stdout to nowhere; otherwise Python fails again when it flushes at exit."""
     with contextlib.suppress(OSError):  # stdout has no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def quiet(is_quiet: bool) -> Iterator[None]:
+    """Log errors only, if `is_quiet`, until the block ends."""
+    import logging
+
+    log = logging.getLogger("picogpt")
+    level = log.level
+    if is_quiet:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------
 
 
 def as_utf8(argument: str) -> str:
@@ -75,13 +185,27 @@ def as_utf8(argument: str) -> str:
         return argument
 
 
+def loaded(command):
+    """Return a command, which may be given by its dotted name."""
+    if not isinstance(command, str):
+        return command
+    import importlib
+
+    module, _, name = command.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def call_with_arguments(main, arguments, command):
     """Call `main` with the arguments, or print the help or the version."""
+    import itertools
+
+    from cli import help, output
+
     options = set(itertools.takewhile(lambda argument: argument != "--", arguments))
     if options & {"-h", "--help"}:
         output.write(help.render(command))
     elif "--version" in options:
-        output.write(f"picoGPT, extended {VERSION} (Python {platform.python_version()}, NumPy {np.__version__})\n")
+        output.write(help.version(VERSION))
     else:
         call_with_fire(main, arguments, command.flags)
 
@@ -90,23 +214,17 @@ def call_with_fire(main, arguments, table):
     """Call `main` through Fire."""
     # Fire maps options to the parameters of `main`. The parsing is ours: Fire evaluates words as Python, so that the
     # prompts "1984", "a, b" and "{x}" would arrive as a number, a tuple and a set.
-    from fire import Fire, decorators, parser
+    import inspect
+    from functools import partial
 
-    evaluated = {name: parser.DefaultParseValue for name, flag in table.items() if flag.is_value}
+    from fire import Fire, decorators
+
+    from cli.arguments import normalize_args
+    from cli.checks import evaluate
+
+    evaluated = {name: partial(evaluate, name) for name, flag in table.items() if flag.is_value}
     parameters = inspect.signature(main).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     decorators.SetParseFn(str)(main)
     decorators.SetParseFns(**evaluated)(main)
     Fire(main, command=normalize_args(arguments, table, tuple(positional)))
-
-
-@contextlib.contextmanager
-def quiet(is_quiet: bool) -> Iterator[None]:
-    """Log errors only, if `is_quiet`, until the block ends."""
-    level = log.level
-    if is_quiet:
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

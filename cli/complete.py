@@ -13,6 +13,7 @@ from cli import output
 from cli.arguments import check_known
 from cli.command import quiet
 from cli.flags import FLAGS, PICO_FLAGS, without
+from cli.messages import run_time_failures
 from cli.options import Options, check_options
 from cli.prompt import check_words, prompt_loop, read_prompt
 from engine.batching import generate_by, generate_samples
@@ -35,12 +36,14 @@ def complete(
     as engine.batching.generate_samples does. Errors of the request raise ValueError before the model is loaded.
     """
     check_words(prompt, words)
+    output.check_stdout()
     with quiet(options.quiet):
         utils.find_model(options.model_size, options.models_dir)  # an unknown model is an error before a pipe is read
         prompt = read_prompt(prompt)
         seed = draw_seed() if options.seed is None else options.seed
         is_engine = generate is generate_samples  # the reference loops compute with plain arrays
-        model = utils.load(options.model_size, options.models_dir, fast=is_engine)
+        with run_time_failures():
+            model = utils.load(options.model_size, options.models_dir, fast=is_engine)
 
         def answer(text, index=0):
             complete_prompt(text, model, options, new_sampler, generate, seed, index)
@@ -62,6 +65,11 @@ def complete_with_reference(generate: Callable, prompt: str | None, words: tuple
 def complete_prompt(prompt, model, options, new_sampler, generate, seed, index):
     """Print the completions of one prompt to stdout and remarks about them to stderr."""
     ids = encode_prompt(prompt, model, options)
+    with run_time_failures():
+        write_completions(ids, prompt, model, options, new_sampler, generate, seed, index)
+
+
+def write_completions(ids, prompt, model, options, new_sampler, generate, seed, index):
     completions = [
         new_completion(model, options, new_sampler(), len(ids), (seed, index, i)) for i in range(options.num_samples)
     ]

@@ -32,6 +32,8 @@ class Flag:
     per_row: bool = False
 
 
+MAX_SAMPLES = 10_000  # of one prompt
+
 knob = partial(Flag, None, unchecked, is_value=True, per_row=True)  # the flag of an option that sampling.py checks
 
 
@@ -70,7 +72,7 @@ FLAGS = {
     ),
     "num_samples": Flag(
         1,
-        whole(1),
+        whole(1, MAX_SAMPLES),
         "text",
         "generate N continuations, decoded together",
         "N",
@@ -274,7 +276,6 @@ BATCH_FLAGS = {
         "txt|jsonl|csv",
     ),
     **without(FLAGS, "json", "stream"),
-    "num_samples": replace(FLAGS["num_samples"], check=whole(1, 10_000)),
 }
 VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
 EXPLORE_FLAGS = {

@@ -1,8 +1,11 @@
 """`--help`, generated from the tables of cli/flags.py and the description of a command."""
 
+import platform
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from cli.flags import FLAGS, PICO_FLAGS, Flag
 
@@ -73,6 +76,11 @@ def render(command: Command) -> str:
     parts += paragraphs(command.closing)
     parts.append("\n".join(["Examples", *(f"  {line}" for line in command.examples)]))
     return "\n\n".join(parts) + "\n"
+
+
+def version(number: str) -> str:
+    """Return the line that --version prints."""
+    return f"picoGPT, extended {number} (Python {platform.python_version()}, NumPy {np.__version__})\n"
 
 
 def paragraphs(text):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 
 import sampling
+from cli.messages import run_time_failures
 from cli.options import Options
 from engine.completion import Completion
 from utils import Model
@@ -47,16 +48,11 @@ class Clock:
         return self.ends.get(completion, self.seconds)
 
     def watch(self, steps: Iterable[list[Completion]]) -> Iterator[list[Completion]]:
-        """Yield the steps and record their times.
-
-        Raise RuntimeError in place of ValueError: the request has been checked, so that the cause is not the user's.
-        """
-        try:
+        """Yield the steps and record their times. A failure is a run-time failure, as in `run_time_failures`."""
+        with run_time_failures("the text ends here: "):
             for step in steps:
                 self.tick(step)
                 yield step
-        except ValueError as error:
-            raise RuntimeError(f"the text ends here: {error}") from error
 
 
 def follow(steps: Iterable, completions: list[Completion]) -> Iterator[tuple[Completion, str, bool]]:
@@ -74,8 +70,15 @@ def follow(steps: Iterable, completions: list[Completion]) -> Iterator[tuple[Com
 # ---- pieces of text -> stdout ----------------------------------------------------------------------------------
 
 
+def check_stdout() -> None:
+    """Raise OSError if the caller has closed stdout."""
+    if sys.stdout is None:
+        raise OSError("stdout is closed: there is nowhere to write to")
+
+
 def write(text: str) -> None:
     """Print and flush. Raise OSError if stdout cannot be written to, BrokenPipeError if its reader has closed it."""
+    check_stdout()
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:

@@ -7,9 +7,14 @@ import re
 import select
 import sys
 from collections.abc import Callable
+from typing import BinaryIO
 
 from checkpoints import files
+from cli.checks import shown
 from cli.command import as_utf8
+from cli.messages import describe
+
+MAX_MEGABYTES = 64  # of a prompt; the longest context of GPT-2 takes a few kilobytes
 
 log = logging.getLogger("picogpt")
 
@@ -20,7 +25,7 @@ def check_words(prompt: str | None, words: tuple) -> None:
     """Raise ValueError if the prompt was split into several words."""
     if words:
         several = " ".join(map(str, (prompt, *words)))
-        raise ValueError(f"the prompt must be in quotes: {several!r} arrived as several words")
+        raise ValueError(f"the prompt must be in quotes: {shown(several)} arrived as several words")
 
 
 def read_prompt(prompt: str | None) -> str | None:
@@ -46,9 +51,24 @@ def read_prompt(prompt: str | None) -> str | None:
 def read_file(path):
     try:
         with open(files.expand(path), "rb") as file:
-            return drop_newline(decode(file.read(), path))
+            data = read_bounded(file, shown(path))
     except OSError as error:
-        raise ValueError(f"cannot read the prompt from {path!r}: {error.strerror}") from error
+        raise ValueError(f"cannot read the prompt from {shown(path)}: {error.strerror}") from error
+    except UnicodeError:
+        raise ValueError(f"cannot read the prompt from {shown(path)}: no file can have this name") from None
+    return drop_newline(decode(data, shown(path)))
+
+
+def read_bounded(stream: BinaryIO, source: str) -> bytes:
+    """Return all bytes of a stream. Raise ValueError if it cannot be read or does not end within the limit."""
+    n_most = MAX_MEGABYTES * 10**6
+    try:
+        data = stream.read(n_most + 1) or b""  # None: a pipe that does not block and is empty
+    except OSError as error:
+        raise ValueError(f"cannot read the prompt from {source}: {error.strerror or 'it is not readable'}") from error
+    if len(data) > n_most:
+        raise ValueError(f"{source} has more than {MAX_MEGABYTES} MB, the most that a prompt may have")
+    return data
 
 
 def read_stdin():
@@ -56,7 +76,7 @@ def read_stdin():
         return ""
     if sys.stdin.isatty():
         log.info("Type the prompt and end it with Ctrl-D on a line of its own.")
-    return decode(sys.stdin.buffer.read(), "stdin")
+    return decode(read_bounded(sys.stdin.buffer, "stdin"), "stdin")
 
 
 def warn_about_idle_pipe():
@@ -101,12 +121,12 @@ def prompt_loop(answer: Callable[[str, int], None]) -> None:
         except KeyboardInterrupt:
             log.info("")
         except ValueError as error:
-            log.error(f"Error: {error}")
+            log.error(f"Error: {describe(error)}")
 
 
 def ask_once(sign: str) -> str:
     """Return a line from the terminal. If stdout is a file or a pipe, the sign goes where remarks go."""
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         return input(sign)
     if log.isEnabledFor(logging.INFO):
         sys.stderr.write(sign)

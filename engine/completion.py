@@ -107,11 +107,24 @@ class Text:
             return start, True
         if is_last:
             return len(self.held), False
-        beginnings = (n for stop in self.stops for n in range(1, len(stop)) if self.held.endswith(stop[:n]))
-        return len(self.held) - max(beginnings, default=0), False
+        return len(self.held) - max((overlap(self.held, stop) for stop in self.stops), default=0), False
 
     def take(self) -> str:
         """Return the certain text that has not been taken before."""
         text = self.certain
         self.certain = ""
         return text
+
+
+def overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that begins `stop`, without being all of it.
+
+    >>> overlap("and the", "the end"), overlap("the end", "the end"), overlap("tot", "tott"), overlap("an", "the")
+    (3, 0, 3, 0)
+    """
+    start = max(0, len(text) - len(stop) + 1)
+    while (start := text.find(stop[:1], start)) >= 0:
+        if stop.startswith(text[start:]):
+            return len(text) - start
+        start += 1
+    return 0

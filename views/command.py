@@ -10,6 +10,8 @@ sampling.py. `--toy` replaces the model by nine words with fixed logits (views/t
 """
 
 import logging
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,10 +20,13 @@ from typing import BinaryIO
 import sampling
 import utils
 from checkpoints import files
+from checkpoints.messages import abbreviated
 from cli import output
+from cli.checks import shown
 from cli.complete import draw_seed, encode_prompt
 from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS
 from cli.help import Command
+from cli.messages import run_time_failures
 from cli.options import Options, check_each
 from cli.prompt import check_words, prompt_loop, read_prompt
 from utils import Model
@@ -80,6 +85,7 @@ def check(view: str | None, asked: dict) -> Options:
     options = check_each(asked, EXPLORE_FLAGS)
     if options.toy and {"model_size", "models_dir"} & set(options.given):
         raise ValueError("--toy replaces the model; remove it, or remove --model_size and --models_dir")
+    settings.check_size(options)
     grid = settings.grid(options)
     settings.check_grid(grid, options)
     if len(grid) > 1 and (view == "next" or options.heatmap):
@@ -98,7 +104,7 @@ def check(view: str | None, asked: dict) -> Options:
 def check_view(view, asked):
     """Raise ValueError if there is no such view or if it does not take one of the flags."""
     if view not in VIEWS:
-        problem = "the view is missing" if view is None else f"there is no view {view!r}"
+        problem = "the view is missing" if view is None else f"there is no view {shown(view)}"
         raise ValueError(f"{problem}{sampling.did_you_mean(view, VIEWS)}; --help explains them")
     for name in asked:
         if name in EXPLORE_FLAGS and name not in VIEWS[view]:
@@ -117,7 +123,14 @@ def check_plot(grid, options):
         raise ValueError(f"steps is {options.steps}, but bars show one token: add --heatmap, or remove --steps")
     if options.output is not None:
         check_output(options.output, plot.FORMATS)
+        check_picture_size(options)
         plot.check_matplotlib()
+
+
+def check_picture_size(options):
+    for name, value, most in (("steps", options.steps, plot.MAX_STEPS), ("rows", options.rows or 1, plot.MAX_ROWS)):
+        if value > most:
+            raise ValueError(f"{name} is {value}; a picture shows at most {most}")
 
 
 def check_sweep(grid, options):
@@ -138,11 +151,23 @@ def check_output(name, suffixes):
     """Raise ValueError unless a file of that name can be written in one of the formats."""
     path = Path(files.expand(name))
     if path.suffix.lower() not in suffixes:
-        raise ValueError(f"output is {name!r}; its name must end in {', '.join(suffixes)}, which selects the format")
-    if not path.parent.is_dir():
-        raise ValueError(f"output is {name!r}, but there is no folder {str(path.parent)!r}; create it first")
-    if path.is_dir():
-        raise ValueError(f"output is {name!r}, a folder; it must be a file")
+        raise ValueError(
+            f"output is {shown(name)}; its name must end in {', '.join(suffixes)}, which selects the format"
+        )
+    if not os.path.isdir(path.parent):
+        raise ValueError(f"output is {shown(name)}, but there is no folder {shown(str(path.parent))}; create it first")
+    if os.path.isdir(path):
+        raise ValueError(f"output is {shown(name)}, a folder; it must be a file")
+    try:
+        kind = path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeError):
+        raise ValueError(f"output is {shown(name)}; no file can have this name") from None
+    if not stat.S_ISREG(kind.st_mode):
+        raise ValueError(f"output is {shown(name)}, a pipe or a device; it must be a file")
+    if kind.st_nlink > 1:
+        raise ValueError(f"output is {shown(name)}, a file that has other names too (hard links); choose another name")
 
 
 # ---- the views -------------------------------------------------------------------------------------------------
@@ -243,8 +268,8 @@ def write_file(name: str, write: Callable[[BinaryIO], object]) -> None:
         with files.new_file(Path(files.expand(name))) as file:
             write(file)
     except OSError as error:
-        raise OSError(f"cannot write {name}: {error.strerror or error}") from error
-    log.info(f"wrote {name}")
+        raise OSError(f"cannot write {abbreviated(name)}: {error.strerror or error}") from error
+    log.info(f"wrote {abbreviated(name)}")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
@@ -256,12 +281,15 @@ def explore(view: str, prompt: str | None, words: tuple, options: Options) -> No
     words: further words of the command line. options: as from `check`.
     """
     check_words(prompt, words)
+    if options.output is None:
+        output.check_stdout()
     if not options.toy:
         utils.find_model(options.model_size, options.models_dir)
     has_default = options.toy and view != "score"
     prompt = TOY_PROMPT if prompt is None and has_default else read_prompt(prompt)
     seed = draw_seed() if options.seed is None else options.seed
-    model = toy_model() if options.toy else utils.load(options.model_size, options.models_dir, fast=True)
+    with run_time_failures():
+        model = toy_model() if options.toy else utils.load(options.model_size, options.models_dir, fast=True)
 
     def answer(text, index=0):
         show(view, model, text, options, seed)
@@ -275,10 +303,8 @@ def explore(view: str, prompt: str | None, words: tuple, options: Options) -> No
 def show(view, model, prompt, options, seed):
     """Show a view. The request is valid once the prompt is encoded; a later ValueError is a run-time failure."""
     ids = encode_text(prompt, model, options) if view == "score" else encode_prompt(prompt, model, options)
-    try:
+    with run_time_failures():
         SHOW[view](model, ids, prompt, options, seed)
-    except ValueError as error:
-        raise RuntimeError(str(error)) from error
 
 
 def encode_text(text, model, options):

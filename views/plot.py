@@ -21,6 +21,8 @@ from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of
 
 FORMATS = (".png", ".svg", ".pdf")
 MAX_SETTINGS = 8  # in one picture; more are hard to distinguish
+MAX_STEPS = 100  # columns of a heat map; a picture of more takes very much memory
+MAX_ROWS = 50  # tokens of a picture
 SHADES = ("36", "33", "35", "34", "32", "31", "37", "90")  # ANSI codes, for a terminal with colours
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
 # Fonts for the characters that matplotlib's own font lacks. Of each line, the first that is installed is used.

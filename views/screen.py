@@ -60,11 +60,15 @@ def cut(text: str, n_columns: int) -> str:
     >>> cut("incomprehensible", 8), cut("你好吗", 4)
     ('incompr…', '你…')
     """
-    if display_width(text) <= n_columns:
-        return text
-    while display_width(text) > n_columns - 1:
-        text = text[:-1]
-    return text + "…"
+    n_used = 0
+    n_kept = 0  # characters that leave room for the "…"
+    for i, character in enumerate(text, start=1):
+        n_used += width_of(character)
+        if n_used > n_columns:
+            return text[:n_kept] + "…"
+        if n_used < n_columns:
+            n_kept = i
+    return text
 
 
 def cut_left(text: str, n_columns: int) -> str:

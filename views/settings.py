@@ -1,6 +1,7 @@
 """Settings: one or several values of each sampling option, the grid that they span, a completion for each setting."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -10,6 +11,9 @@ from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS
 from cli.options import Options
 from engine.completion import Completion
 from utils import Model
+
+MAX_SETTINGS = 1000  # in a grid
+MAX_TEXTS = 10_000  # of all settings together
 
 # ---- the grid --------------------------------------------------------------------------------------------------
 
@@ -22,8 +26,26 @@ def grid(options: Options) -> list[dict]:
     >>> grid(check_each({"temperature": (0.3, 0.7), "top_p": 0.9}, EXPLORE_FLAGS))
     [{'temperature': 0.3, 'top_p': 0.9}, {'temperature': 0.7, 'top_p': 0.9}]
     """
-    values = sampling.without_none({name: options.values[name] for name in VIEW_SETTINGS})
+    values = values_of(options)
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def values_of(options: Options) -> dict[str, tuple]:
+    """Return the values of each option that is given."""
+    return sampling.without_none({name: options.values[name] for name in VIEW_SETTINGS})
+
+
+def check_size(options: Options) -> None:
+    """Raise ValueError if the grid is too large, before it is made."""
+    n_settings = math.prod(map(len, values_of(options).values()))
+    if n_settings > MAX_SETTINGS:
+        raise ValueError(f"the options span a grid of {n_settings} settings; at most {MAX_SETTINGS} are compared")
+    n_texts = n_settings * options.num_samples
+    if n_texts > MAX_TEXTS:
+        raise ValueError(
+            f"{n_settings} settings with {options.num_samples} samples each are {n_texts} texts; at most {MAX_TEXTS} "
+            "are generated"
+        )
 
 
 def check_grid(settings: list[dict], options: Options) -> None:

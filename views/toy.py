@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from cli.checks import shown
 from utils import Model
 
 # The words that may follow "every effort moves you", and their logits. Source: Sebastian Raschka, "Build a Large
@@ -37,7 +38,7 @@ class ToyEncoder:
         words = text.lower().split()
         for word in words:
             if word not in TOY:
-                raise ValueError(f"{word!r} is not in the vocabulary of the toy model: {', '.join(TOY)}")
+                raise ValueError(f"{shown(word)} is not in the vocabulary of the toy model: {', '.join(TOY)}")
         return [list(TOY).index(word) for word in words]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -74,7 +74,7 @@ def test_a_usage_error_prints_one_line_and_exits_with_2(here, args, message, mai
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--num_samples", "0"], "num_samples is 0; it must be a whole number from 1 upwards"),
+        (["--num_samples", "0"], "num_samples is 0; it must be a whole number from 1 to 10000"),
         (["--repetition_penalty", "0"], "repetition_penalty is 0; it must be a number above 0"),
         (["--no_repeat_ngram_size", "1.5"], "no_repeat_ngram_size is 1.5"),
         (["--min_new_tokens", "50"], "min_new_tokens is 50, but n_tokens_to_generate is only 40"),
