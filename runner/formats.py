@@ -55,7 +55,7 @@ def skip_line(file, line, ends, number):
 
 
 def csv_lines(file: BinaryIO) -> Iterator[str | None]:
-    """Yield the lines of a table as text, with their ends, \\n, \\r\\n or \\r; None in place of a line that is too long."""
+    """Yield the lines of a table as text with their ends, \\n, \\r\\n or \\r; None in place of one that is too long."""
     text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
     try:
         yield from bounded_lines(text, ends=("\n", "\r"))
@@ -227,7 +227,7 @@ def json_value(cell):
 
 
 def parse_or_error(parse, source):
-    """Return (parse(source), None), or ({}, a message) if that fails. source: None stands for a row that is too long."""
+    """Return (parse(source), None), or ({}, a message) if that fails. source: None for a row that is too long."""
     if source is None:
         return {}, TOO_LONG
     try:

@@ -6,7 +6,6 @@ exists continues it: `Records` finds the finished rows and removes failed and in
 
 import contextlib
 import errno
-import itertools
 import os
 import shlex
 import stat
@@ -103,13 +102,9 @@ class Records:
 
     def find_finished(self, strange):
         """Yield (start, stop), in bytes, of each finished row, and note its position. strange: as in read_records."""
-        for row, lines in itertools.groupby(self.read_records(strange), key=lambda line: line[2]["row"]):
-            start, stop, record = next(lines)
-            n_records = 1
-            for _, stop, _ in lines:  # noqa: B007, the last one is needed
-                n_records += 1
-            if is_finished(record, n_records) and row not in self.offsets:
-                self.note(row, start, record)
+        for start, stop, record, n_records in by_row(self.read_records(strange)):
+            if is_finished(record, n_records) and record["row"] not in self.offsets:
+                self.note(record["row"], start, record)
                 yield start, stop
 
     def read_records(self, strange):
@@ -147,9 +142,10 @@ class Records:
         if len(strange) > MAX_LISTED:
             return f"{problem}, nor are {len(strange) - 1} other lines: name another --output"
         script = ";".join(f"{number}d" for number in strange)
+        rows = f"{self.n_finished} finished row{'s' * (self.n_finished > 1)}"
         which = "this line" if len(strange) == 1 else f"the lines {', '.join(map(str, strange))}"
         return (
-            f"{problem}, but the file has {self.n_finished} finished row{'s' * (self.n_finished > 1)}. To keep them, delete {which} "
+            f"{problem}, but the file has {rows}. To keep them, delete {which} "
             f"(sed -i '{script}' {shlex.quote(abbreviated(self.path, 300))}) and run the same command again; "
             "--overwrite would delete them"
         )
@@ -328,6 +324,22 @@ def numbered_lines(file):
         yield number, start, line
         number += line.endswith(b"\n")
         start += len(line)
+
+
+def by_row(lines):
+    """Yield (start, stop, first record, number of records) for adjacent lines (start, stop, record) of each row."""
+    row = None
+    for line_start, line_stop, line_record in lines:
+        if row is None or line_record["row"] != row["row"]:
+            if row:
+                yield start, stop, row, n_records
+            start = line_start
+            row = line_record
+            n_records = 0
+        stop = line_stop
+        n_records += 1
+    if row:
+        yield start, stop, row, n_records
 
 
 def join_adjacent(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

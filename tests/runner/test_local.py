@@ -61,14 +61,14 @@ def test_the_seed_of_the_run_and_the_number_of_the_row_determine_its_text(done, 
     assert texts(done(file, *KNOBS, "-n", "20", "--batch_size", "1")) == texts(records)
 
 
-def test_a_record_equals_that_of_the_single_command_plus_the_row(done, here, tmp_path):
+def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(done, here, tmp_path):
     file = write_prompts(tmp_path / "prompts.txt", ["Once upon a time"])
     args = (*KNOBS, "-n", "6", "--logprobs", "2", "--echo", "--stop", '["zzz", "yyy"]')
     (record,) = done(file, *args)
     _, out, _ = here("Once upon a time", *args, "--json", "--model_size", "tiny")
     single = json.loads(out)
-    assert list(record) == ["row", *single]
-    assert record["row"] == 0
+    assert list(record) == ["row", "format", *single]
+    assert (record["row"], record["format"]) == (0, 2)
     for name in ("index", "prompt", "text", "finish_reason", "seed", "model", "settings", "usage"):
         assert record[name] == single[name]
     assert [entry["id"] for entry in record["logprobs"]] == [entry["id"] for entry in single["logprobs"]]

@@ -88,7 +88,7 @@ BAD = [
     ('{"prompt": "x", "strategy": ["top_k"]}', "Unknown sampling strategy: ['top_k']"),
     ('{"prompt": "x", "strategy": "greedy", "top_k": 5}', "top_k has no effect with strategy greedy"),
     ('{"prompt": "x", "stop": 5}', "stop is 5; it must be a text"),
-    ('{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias is {'a': 1}"),
+    ('{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias has the key 'a'"),
     ('{"prompt": "x", "banned_ids": [99999]}', "there is no token 99999"),
     ('{"prompt": "x", "seed": -1}', "seed is -1"),
     ('{"prompt": "x", "num_samples": 1000000000}', "it must be a whole number from 1 to 10000"),
