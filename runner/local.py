@@ -20,7 +20,7 @@ from cli.command import DEBUG, Terminated, quiet
 from cli.complete import draw_seed, encode_prompt, new_completion
 from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
 from cli.help import Command
-from cli.messages import describe
+from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock
 from engine.batching import Job, decode_together
@@ -317,16 +317,15 @@ def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Ru
     )
     run.clock = Clock()  # the time of loading does not count
     try:
-        for stepped in decode_together(jobs(requests, model, run), model.params, model.n_head, n_slots):
-            for job in stepped:
-                run.follow(job)
+        with run_time_failures("the run ends here: "):
+            for stepped in decode_together(jobs(requests, model, run), model.params, model.n_head, n_slots):
+                for job in stepped:
+                    run.follow(job)
     except MemoryError as error:
         raise RuntimeError(
             f"there is not enough memory for {n_slots} samples at a time: add --batch_size {max(1, n_slots // 2)}; "
             "the same command continues with the other rows"
         ) from error
-    except ValueError as error:  # the options are valid, so that this is no usage error
-        raise RuntimeError(f"the run ends here: {describe(error)}") from error
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------

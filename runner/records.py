@@ -6,6 +6,8 @@ exists continues it: `Records` finds the finished rows and removes failed and in
 
 import contextlib
 import errno
+import functools
+import itertools
 import os
 import shlex
 import stat
@@ -327,19 +329,18 @@ def numbered_lines(file):
 
 
 def by_row(lines):
-    """Yield (start, stop, first record, number of records) for adjacent lines (start, stop, record) of each row."""
-    row = None
-    for line_start, line_stop, line_record in lines:
-        if row is None or line_record["row"] != row["row"]:
-            if row:
-                yield start, stop, row, n_records
-            start = line_start
-            row = line_record
-            n_records = 0
-        stop = line_stop
-        n_records += 1
-    if row:
-        yield start, stop, row, n_records
+    """Yield (start, stop, first record, number of records) for adjacent lines (start, stop, record) of a row."""
+    for _, group in itertools.groupby(lines, key=lambda line: line[2]["row"]):
+        yield functools.reduce(with_line, group, None)
+
+
+def with_line(row, line):
+    """Return a row of `by_row` with one more line; row: None before its first line."""
+    start, stop, record = line
+    if row is None:
+        return start, stop, record, 1
+    start, _, record, n_records = row
+    return start, stop, record, n_records + 1
 
 
 def join_adjacent(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
