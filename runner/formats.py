@@ -130,14 +130,13 @@ def bounded_float(digits):
 def is_deeper(value, depth):
     """Return whether more than `depth` lists and dicts are inside each other."""
     level = [value]
-    for _ in range(depth + 1):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    return bool(level)
+    for _ in range(depth):
+        level = [inner for outer in level for inner in items_of(outer)]
+    return any(isinstance(inner, (dict, list)) for inner in level)
+
+
+def items_of(value):
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def csv_rows(lines):

@@ -166,7 +166,7 @@ def is_torn(line: bytes, is_first: bool) -> bool:
 
 def begins(line, beginning):
     """Return whether a line begins so, or is shorter and may go on so."""
-    return line.startswith(beginning) or beginning.startswith(line)
+    return line.startswith(beginning) or (line != b"" and beginning.startswith(line))
 
 
 def is_json(line):

@@ -34,5 +34,5 @@ def delayed_signals() -> Iterator[None]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-        if received:
+        if len(received) == 1:
             signal.raise_signal(received[0])
