@@ -42,7 +42,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import numpy as np
 
 MAX_ID = 2**31 - 1  # of a token in any model
-LARGEST = np.finfo(np.float64).max  # a whole number can be larger
+LARGEST = 10**308  # whole numbers above it have no value as a float
 GREEDY_BELOW = 1e-5  # a lower temperature is greedy, as in vLLM
 
 # ---- the distribution --------------------------------------------------------------------------------------------
@@ -417,7 +417,8 @@ def check_knob(name, value, table):
         raise ValueError(f"Unknown sampling option: {name}{did_you_mean(name, table)}")
     kind, fits, rule, *default = table[name]
     is_number = isinstance(value, kind) and not isinstance(value, bool)
-    if not is_number or not (abs(value) <= LARGEST and fits(value)):
+    is_huge = isinstance(value, int) and value > LARGEST
+    if not is_number or is_huge or not fits(value):
         example = f", such as {default[0]:g}" if default else ""
         raise ValueError(f"{name} is {shown(value)}; it must be {rule}{example}")
     return value

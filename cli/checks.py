@@ -6,6 +6,7 @@ import reprlib
 from collections.abc import Callable
 
 from checkpoints.messages import abbreviated
+from sampling import MAX_ID
 
 Check = Callable[[str, object], object]
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
@@ -143,7 +144,7 @@ def biases(name: str, value: object) -> dict[int, float]:
     numbers = {}
     for key, number in value.items():
         if isinstance(key, bool) or not TOKEN_ID.fullmatch(abbreviated(key)):
-            raise ValueError(f"{name} has the key {shown(key)}; a key is a token id, a whole number from 0 upwards")
+            raise ValueError(f"{name} has the key {shown(key)}; a key is a token id, 0 to {MAX_ID}")
         numbers[int(key)] = number
     return numbers
 

@@ -1,6 +1,6 @@
 """Run a function as a command: Fire, exit codes, signals.
 
-Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C, 128 + N for another signal N.
+Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
 
 This module imports little. `run` imports the rest, so that a signal during imports ends a command as it does later.
 """

@@ -50,7 +50,7 @@ GPT2 = Command(
     closing="""Names may be written with - for _. Names of other programs work too: -n, --max_new_tokens, --start,
         --temp, --repeat_penalty, --init_from.
 
-        Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C.""",
+        Exit codes: 0 success, 1 run-time failure, 2 usage error, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.""",
     examples=(
         'python gpt2.py "Once upon a time" --model_size tiny --temperature 0.8',
         'python gpt2.py "Alan Turing theorized that computers would one day become"',

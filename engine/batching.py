@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from engine.completion import Completion
+from engine.memory import check_memory
 from engine.slots import Prefix, Sequence, Slots, slide
 from gpt2 import check_request
 
@@ -101,12 +102,14 @@ def generate_samples(
     """Continue one prompt in several ways; yield after each step the completions that took part in it.
 
     inputs: the ids of the prompt, as in gpt2.generate. completions, keep: as in Job. Raises ValueError on the first
-    step as gpt2.generate does, and later if a sampler fails.
+    step as gpt2.generate does, and later if a sampler fails; RuntimeError if there is not enough memory.
     """
     inputs = list(inputs)
     n_ctx = len(params["wpe"]) if keep is None else max(1, len(inputs))
     prompt = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)
     job = Job(prompt, completions, n_tokens_to_generate, keep)
+    n_positions = min(len(params["wpe"]), len(prompt) + n_tokens_to_generate)
+    check_memory(params, len(completions), n_positions)
     live = completions
     for _ in decode_together([job], params, n_head, n_slots=len(completions)):
         if job.error:

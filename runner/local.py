@@ -24,6 +24,7 @@ from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock
 from engine.batching import Job, decode_together
+from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
 from runner.record_format import check_unchanged, make_error_record, make_record, quoted
 from runner.records import Records
@@ -337,12 +338,3 @@ def default_batch_size(hparams: dict) -> tuple[int, int]:
     bytes_per_slot = 4 * n_floats
     n_slots = free_memory() // 2 // bytes_per_slot
     return max(1, min(MAX_BATCH_SIZE, n_slots)), bytes_per_slot
-
-
-def free_memory() -> int:
-    """Return the bytes that are available without swapping, or 4 GB if the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as lines:
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 * 2**30

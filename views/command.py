@@ -58,7 +58,7 @@ EXPLORE = Command(
     flags=EXPLORE_FLAGS,
     closing="""Colours appear on a terminal, unless NO_COLOR is set or TERM is dumb; FORCE_COLOR adds them everywhere.
         The width is the terminal's, or COLUMNS. Exit codes: 0 success, 1 run-time failure, 2 usage error, 130
-        Ctrl-C.""",
+        Ctrl-C, 143 SIGTERM, 129 SIGHUP.""",
     examples=(
         'python explore.py next "Once upon a time" --model_size tiny --top_p 0.9',
         "python explore.py plot --toy --temperature 0.1,1,5",

@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import ROOT
@@ -326,3 +328,167 @@ def test_a_run_imports_only_the_packages_that_it_needs():
     loaded = {module.split(".")[0] for module in done.stderr.split()}
     assert loaded & {"tensorflow", "requests", "matplotlib", "tqdm", "ray", "numba", "readline", "gpt2_pico"} == set()
     assert loaded >= {"numpy", "regex", "fire"}
+
+
+# ---- signals and imports ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_command_with_one_line_and_its_code_and_keeps_the_text_so_far(monkeypatch, capsys, name, code):
+    def pieces():
+        yield None, "so far", False
+        signal.raise_signal(number)
+        yield None, "never", True
+
+    number = getattr(signal, name)
+    monkeypatch.setattr(signal, "getsignal", lambda signum: signal.SIG_DFL)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as exit:
+        command.run(lambda: output.write_text(pieces()))
+    assert exit.value.code == code
+    assert capsys.readouterr() == ("so far\n", f"Error: stopped by the signal {name}\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_a_signal_that_the_caller_ignores_stays_ignored(monkeypatch, capsys):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(sys, "argv", ["x"])
+    try:
+        command.run(lambda: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_restores_the_handlers_of_signals(monkeypatch):
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(sys, "argv", ["x"])
+    command.run(lambda: None)
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_no_handler_of_failures_catches_a_termination():
+    assert not issubclass(command.Terminated, Exception)
+    assert command.Terminated(signal.SIGTERM).signum == signal.SIGTERM
+
+
+def test_a_termination_that_python_discards_in_a_finalizer_is_repeated(monkeypatch):
+    class Finalized:
+        def __del__(self):
+            raise command.Terminated(signal.SIGTERM)
+
+    timers = []
+    monkeypatch.setattr(threading, "Timer", lambda *args: timers.append(args) or threading.Thread(target=int))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(sys, "warnoptions", [])
+    command.run(Finalized)
+    assert timers == [(0.05, signal.raise_signal, [signal.SIGTERM])]
+
+
+@pytest.mark.parametrize("script", ["gpt2.py", "gpt2_pico.py", "batch.py", "explore.py"])
+def test_ctrl_c_while_a_module_is_imported_exits_with_130_and_no_traceback(script):
+    code = (
+        "import runpy, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('cli.flags', 'cli.messages', 'fire'): raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.argv = ['{script}']\n"
+        f"runpy.run_path('{script}', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=b"", capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_module_that_runs_commands_imports_no_other_module_of_the_project():
+    code = "import sys; from cli.command import run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    loaded = set(done.stdout.split())
+    assert {name for name in loaded if name.split(".")[0] in ("cli", "utils", "checkpoints")} == {"cli", "cli.command"}
+    assert loaded & {"numpy", "logging", "fire", "inspect"} == set()
+
+
+# ---- what libraries say ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def error_of(monkeypatch, capsys):
+    """Run a main that raises an error; return the exit code and stderr."""
+
+    def run(error):
+        def main():
+            raise error
+
+        monkeypatch.setattr(sys, "argv", ["x"])
+        with pytest.raises(SystemExit) as exit:
+            command.run(main)
+        return exit.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("ours"), 2, "Error: ours\n"),
+        (RuntimeError("ours"), 1, "Error: ours\n"),
+        (MemoryError(), 1, "Error: there is not enough memory; a smaller model, a shorter text or fewer samples need"),
+        (OSError(5, "Input/output error"), 1, "Error: Input/output error\n"),
+        (OSError(5, "Input/output error", "a\nb"), 1, "Error: a\\nb: Input/output error\n"),
+        (json.JSONDecodeError("theirs", "", 0), 1, "Error: JSONDecodeError at test_command.py:"),
+        (KeyError("theirs"), 1, "Error: KeyError at test_command.py:"),
+        (RecursionError("theirs"), 1, "Error: RecursionError at test_command.py:"),
+        (ValueError(), 2, "Error: ValueError at test_command.py:"),
+    ],
+)
+def test_an_error_is_one_line_in_our_words(error_of, error, code, message):
+    found, err = error_of(error)
+    assert err.startswith(message) and "theirs" not in err and "Errno" not in err
+    assert (found, err.count("\n")) == (code, 1)
+
+
+def test_a_message_is_limited_and_its_control_characters_are_escaped(error_of):
+    _, err = error_of(ValueError("\x1b[31mred\x07 first line\nsecond line" + "a" * 10**6))
+    assert err.startswith("Error: \\x1b[31mred\\x07 first line\nsecond line")
+    assert len(err) < 5100
+
+
+def test_warnings_of_libraries_are_hidden():
+    code = (
+        "import sys, warnings; from cli.command import run; sys.argv = ['x']; "
+        "run(lambda: warnings.warn('theirs', RuntimeWarning, stacklevel=1))"
+    )
+    for env, is_seen in (({}, False), ({"PICOGPT_DEBUG": "1"}, True)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=os.environ | env, capture_output=True, timeout=120
+        )
+        assert (done.returncode, b"theirs" in done.stderr) == (0, is_seen)
+
+
+def test_a_value_error_after_the_request_was_checked_is_a_run_time_failure(here, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("a problem")
+
+    monkeypatch.setattr(complete, "new_completion", fail)
+    assert here(STORY, "--model_size", "tiny") == (1, "", "Error: a problem\n")
+
+
+# ---- python -OO, streams that the caller closed ----------------------------------------------------------------
+
+
+def test_the_help_does_not_come_from_docstrings():
+    done = subprocess.run([sys.executable, "-OO", "gpt2.py", "--help"], cwd=ROOT, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, help.render(help.GPT2), b"")
+
+
+def test_a_command_works_with_all_streams_closed():
+    done = through_a_shell('"$@" <&- >&- 2>&-', "--help")
+    assert done.returncode == 1
+    done = through_a_shell('"$@" <&- 2>&-', "-n", "3", "--seed", "1")
+    assert (done.returncode, len(done.stdout) > 3) == (0, True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+def test_a_full_stderr_does_not_change_the_exit_code():
+    assert through_a_shell('"$@" 2> /dev/full', "--top_p", "9").returncode == 2

@@ -5,12 +5,14 @@ import dataclasses
 import inspect
 import itertools
 import sys
+import time
 
 import pytest
 
 import gpt2
 import sampling
 from cli import command, complete, flags
+from cli.checks import biases, evaluate
 from cli.options import check_options
 
 TABLES = [flags.FLAGS, flags.PICO_FLAGS, flags.BATCH_FLAGS, flags.EXPLORE_FLAGS]
@@ -214,3 +216,92 @@ def test_a_function_of_the_articles_has_the_defaults_of_the_knobs(function):
     knobs = parameters.keys() & sampling.KNOBS.keys()
     assert knobs
     assert {name: parameters[name] for name in knobs} == {name: sampling.KNOBS[name][-1] for name in knobs}
+
+
+# ---- values of any size ----------------------------------------------------------------------------------------
+
+DEEP = "[" * 3000
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("7", 7),
+        ("-3", -3),
+        ("+3", 3),
+        (" 7 ", 7),
+        (".5", 0.5),
+        ("1e-5", 1e-5),
+        ("0.3,0.7", (0.3, 0.7)),
+        ("[198,628]", (198, 628)),
+        ("(1, 2,)", (1, 2)),
+        ("5,", (5,)),
+        ("[]", ()),
+        ("True", True),
+        ("None", None),
+        ("hot", "hot"),
+        ("0x10", "0x10"),
+        ("1is", "1is"),
+        ("nan", "nan"),
+        ("٣", "٣"),
+        ("", ""),
+        ("[[1]]", ("[1]",)),
+        (DEEP, DEEP),
+    ],
+)
+def test_a_text_stands_for_numbers_or_for_itself(typed, value):
+    found = evaluate("name", typed)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("typed", ["1" * 41, "1" * 5000, "0." + "1" * 400, "[1," + "9" * 400 + "]"])
+def test_a_number_of_more_than_40_digits_is_an_error_that_states_the_limit(typed):
+    with pytest.raises(ValueError, match=r"^name is '\S+, a number of \d+ digits; at most 40 are read$"):
+        evaluate("name", typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", 2**63, "seed is 9223372036854775808; it must be a whole number from 0 to 9223372036854775807"),
+        ("num_samples", 10**9, "num_samples is 1000000000; it must be a whole number from 1 to 10000"),
+        ("banned_ids", [10**20], "100000000000000000000 is not a token id"),
+        ("temperature", 10**400, "it must be a number from 0 (greedy) upwards"),
+        ("temperature", "\x1b[31m" + "a" * 10**6, "it must be a number from 0 (greedy) upwards"),
+        ("top_k", 10**400, "it must be a whole number"),
+        ("stop", DEEP, "which is nested too deep; it must be a list of texts"),
+        ("stop", "a" * 10**6, "stop has 1000000 characters; at most 10000 are compared with the text"),
+        ("stop", ["ab"] * 5001, "stop has 10002 characters; at most 10000"),
+        ("stop", [1] * 10**6, "it must be a text or a JSON list of texts"),
+        ("stop", [["a"], 3], "it must be a text or a JSON list of texts"),
+        ("logit_bias", DEEP, "it must map token ids to numbers"),
+        (
+            "logit_bias",
+            {"99999999999": 1},
+            "logit_bias has the key '99999999999'; a key is a token id, 0 to 2147483647",
+        ),
+        ("logit_bias", {"9999999999": 1}, "9999999999 is not a token id"),
+        ("logit_bias", {"05": 1}, "logit_bias has the key '05'"),
+        ("logit_bias", {"5": 10**300}, "it must be a number from -100 to 100"),
+        ("context", "a" * 10**6, "it must be stop or slide"),
+        ("json", "\n" * 10**6, "it must be True or False"),
+        ("json", [True], "json is [True]; it must be True or False"),
+        ("strategy", "\x1b" + "b" * 10**6, "Unknown sampling strategy"),
+        ("preset", "b" * 10**6, "Unknown preset"),
+        ("n" * 10**6, 1, "there is no flag --nnn"),
+    ],
+)
+def test_a_value_of_any_size_is_an_error_in_one_short_line(name, value, message):
+    with pytest.raises(ValueError) as error:
+        check_options({name: value})
+    assert message in str(error.value)
+    assert len(str(error.value)) < 500 and str(error.value).isprintable()
+
+
+def test_keys_that_would_collide_as_integers_are_rejected_in_linear_time():
+    modulus = sys.hash_info.modulus
+    colliding = {str(i * modulus): 0 for i in range(1, 30_000)}  # inserted as integers, they take seconds
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="has the key"):
+        biases("logit_bias", colliding)
+    assert time.perf_counter() - start < 1

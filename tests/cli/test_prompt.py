@@ -1,11 +1,15 @@
 """cli/prompt.py: a prompt from an argument, a file, a pipe, or a pipe and an argument."""
 
+import io
+import os
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 from run_script import STORY, records_of, stdout_of, text_of
+
+from cli import prompt
 
 
 def prompt_of(here, *words, **options):
@@ -69,3 +73,76 @@ def test_a_closed_stdin_is_like_an_empty_one():
     closed = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], cwd=ROOT, capture_output=True, timeout=120)
     assert (closed.returncode, closed.stderr) == (0, b"")
     assert closed.stdout.decode() == stdout_of(STORY, "--model_size", "tiny")
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------
+
+
+class Endless(io.RawIOBase):
+    """A stream without an end, as /dev/zero or `yes`. Attribute: `n_read`, the bytes that were read."""
+
+    n_read = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.n_read += len(buffer)
+        return len(buffer)
+
+
+def test_a_prompt_without_an_end_is_an_error_that_states_the_limit(monkeypatch):
+    monkeypatch.setattr(prompt, "MAX_MEGABYTES", 1)
+    endless = Endless()
+    with pytest.raises(ValueError, match=r"^stdin has more than 1 MB, the most that a prompt may have$"):
+        prompt.read_bounded(io.BufferedReader(endless), "stdin")
+    assert 10**6 < endless.n_read < 1.1 * 10**6
+
+
+def test_a_prompt_of_exactly_the_limit_is_read(monkeypatch):
+    monkeypatch.setattr(prompt, "MAX_MEGABYTES", 1)
+    assert len(prompt.read_bounded(io.BytesIO(b"a" * 10**6), "stdin")) == 10**6
+
+
+def test_files_and_pipes_have_the_limit_of_64_megabytes(here, tmp_path, monkeypatch):
+    assert prompt.MAX_MEGABYTES == 64
+    monkeypatch.setattr(prompt, "MAX_MEGABYTES", 1)
+    (tmp_path / "long.txt").write_bytes(b"a" * 1_000_001)
+    message = "has more than 1 MB, the most that a prompt may have\n"
+    assert here("--model_size", "tiny", piped=b"a" * 1_000_001) == (2, "", f"Error: stdin {message}")
+    assert here(f"FILE:{tmp_path}/long.txt", "--model_size", "tiny")[::2] == (
+        2,
+        f"Error: '{tmp_path}/long.txt' {message}",
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="Windows has no devices in its file system")
+def test_a_device_without_an_end_is_not_read_to_the_end(here, monkeypatch):
+    monkeypatch.setattr(prompt, "MAX_MEGABYTES", 1)
+    code, _, err = here("FILE:/dev/zero", "--model_size", "tiny")
+    assert (code, err) == (2, "Error: '/dev/zero' has more than 1 MB, the most that a prompt may have\n")
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", ".", "n" * 5000, "\ud800", "a\x1b[31m\nb"])
+def test_a_file_that_cannot_be_read_is_named_in_one_short_line(here, name):
+    code, out, err = here(f"FILE:{name}", "--model_size", "tiny")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("Error: cannot read the prompt from '") and len(err) < 200 and "\x1b" not in err
+
+
+def test_a_stdin_that_cannot_be_read_is_a_usage_error(here, monkeypatch, tmp_path):
+    with open(tmp_path / "out.txt", "w") as written:
+        monkeypatch.setattr(sys, "stdin", written)
+        with pytest.raises(ValueError, match="cannot read the prompt from stdin: it is not readable"):
+            prompt.read_bounded(written, "stdin")
+
+
+def test_several_words_are_named_in_a_line_of_limited_length(here):
+    code, _, err = here("x", *["word"] * 10_000, "\x1b[31m", "--model_size", "tiny")
+    assert code == 2 and len(err) < 200 and "\x1b" not in err
+
+
+@pytest.mark.parametrize("words", [["x", "-"], ["x", "--", "--seed"], ["--", "x", "y", "--temperature", "3"]])
+def test_a_further_word_that_begins_with_a_dash_is_neither_ignored_nor_taken_for_a_flag(here, words):
+    code, _, err = here(*words, "--model_size", "tiny") if "--" not in words else here("--model_size", "tiny", *words)
+    assert code == 2 and "arrived as several words" in err

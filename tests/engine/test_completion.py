@@ -1,6 +1,8 @@
 """Test engine/completion.py: the text is certain, in order and free of stop strings; every end has its reason."""
 
+import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from cli.output import Clock, follow
 from encoder import Encoder, bytes_to_unicode
-from engine.completion import Completion
+from engine.completion import Completion, overlap
 
 BYTES = Encoder(dict(zip(bytes_to_unicode().values(), range(256), strict=True)), [])
 END = 0  # the stop id of these tests; no text contains the byte
@@ -117,6 +119,31 @@ def test_follow_yields_the_whole_text_of_a_completion_before_the_next():
         (True, "z", True),
     ]
     assert 0 < clock.seconds_of(first) < clock.seconds_of(second) == clock.seconds
+
+
+@pytest.mark.parametrize(
+    ("stop", "data"),
+    [
+        ("a" * 10_000, b"a" * 4000),
+        ("a" * 5000 + "b", b"a" * 4000),
+        ("ab" * 5000, b"ab" * 2000),
+        ("a" * 3000 + "c", b"a" * 2999 + b"b" + b"a" * 1000),
+    ],
+)
+def test_a_long_stop_string_is_compared_in_about_linear_time(stop, data):
+    completion = writing(data, stops=[stop])
+    start = time.perf_counter()
+    for i in range(len(data)):
+        completion.text.ids.append(data[i])
+        completion.text.read(is_last=False)
+    assert time.perf_counter() - start < 2
+
+
+def test_the_held_text_is_the_longest_end_that_begins_a_stop_string():
+    for stop in ("aab", "abab", "a", "aaa", "bab"):
+        for text in map("".join, itertools.product("ab", repeat=6)):
+            by_definition = max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+            assert overlap(text, stop) == by_definition
 
 
 # ---- finish reasons --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 
 import gpt2
 import gpt2_pico
+from engine import memory
 from engine.batching import generate_by, generate_samples
 from engine.completion import Completion
 from random_gpt2 import HPARAMS
@@ -202,3 +203,23 @@ def test_generate_by_ends_at_a_stop_id(params):
     completion = Completion(stop_ids={stop})
     list(generate_by(gpt2_pico.generate, [1, 2], params, N_HEAD, 10, [completion]))
     assert (completion.ids, completion.finish_reason) == (free[: free.index(stop)], "eos")
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_texts_that_do_not_fit_into_the_free_memory_are_rejected_before_any_pass(params, passes, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    completions = [Completion() for _ in range(10_000)]
+    with pytest.raises(
+        RuntimeError, match=r"^10000 texts of \d+ tokens need \d+\.\d GB of memory, and 0.0 GB are free"
+    ):
+        next(generate_samples([1], params, HPARAMS["n_head"], 5, completions))
+    assert passes == []
+
+
+def test_texts_that_fit_exactly_are_generated(params, monkeypatch):
+    n_floats = 2 * HPARAMS["n_layer"] * HPARAMS["n_embd"] * 6 + HPARAMS["n_vocab"]
+    completions = [Completion() for _ in range(3)]
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * 4 * n_floats)
+    assert len(list(generate_samples([1], params, HPARAMS["n_head"], 5, completions))) == 5

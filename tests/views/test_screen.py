@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -140,3 +141,10 @@ def test_a_terminal_shows_colours_in_its_own_width(columns):
     lines = re.sub(r"\x1b\[[\d;]*m", "", printed.decode()).splitlines()
     assert "\x1b[36m" in printed.decode()
     assert (max(map(screen.display_width, lines)) > 80) == (columns == 200)
+
+
+def test_a_long_text_is_cut_in_linear_time():
+    start = time.perf_counter()
+    assert screen.cut("a" * 10**6, 5) == "aaaa…"
+    assert screen.cut_left("b" + "a" * 10**6, 5) == "…aaaa"
+    assert time.perf_counter() - start < 2

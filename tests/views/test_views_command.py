@@ -1,6 +1,7 @@
 """explore.py: its errors, its help, its prompts and its seed."""
 
 import io
+import os
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import utils
 from checkpoints import files
 from cli import prompt
 from views import command, toy
+
+MANY = ",".join(map(str, range(1, 1001)))
 
 
 @pytest.fixture
@@ -65,12 +68,25 @@ def seen(here):
         (["sweep", "x", "--strategy", "top_k,greedy", "--top_k", "5"], "top_k has no effect with strategy greedy"),
         (["sweep", "x", "--min_new_tokens", "50"], "min_new_tokens is 50, but n_tokens_to_generate is only 40"),
         (["score", "x", "--temperature", "1"], "score takes no --temperature"),
+        (["sweep", "x", "--top_k", MANY, "--no_repeat_ngram_size", MANY], "a grid of 1000000 settings; at most 1000"),
+        (["plot", "x", "--top_k", MANY, "--no_repeat_ngram_size", MANY], "a grid of 1000000 settings; at most 1000"),
+        (["sweep", "x", "--top_k", "1,2", "--num_samples", "9999"], "are 19998 texts; at most 10000 are generated"),
+        (["plot", "x", "--output", "a.png", "--rows", "51"], "rows is 51; a picture shows at most 50"),
+        (
+            ["plot", "x", "--heatmap", "--steps", "101", "--output", "a.png"],
+            "steps is 101; a picture shows at most 100",
+        ),
+        (["\x1b[31m" + "v" * 10**6], "there is no view '\\x1b[31mvvv"),
+        (["next", "w" * 10**6, "--toy"], "is not in the vocabulary of the toy model"),
+        (["sweep", "x", "--top_k", "5", "--output", "n" * 300 + ".md"], "no file can have this name"),
+        (["sweep", "x", "--top_k", "5", "--output", "\ud800.md"], "no file can have this name"),
+        (["sweep", "x", "--top_k", "5", "--output", "a" * 10**6 + ".gif"], "its name must end in .md, .csv, .json"),
     ],
 )
 def test_a_usage_error_prints_one_line_and_exits_with_2_before_a_model_is_loaded(run, monkeypatch, args, message):
     monkeypatch.setattr(utils, "load", None)
     code, out, err = run(*args)
-    assert message in err
+    assert message in err and len(err) < 500
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
@@ -110,6 +126,36 @@ def test_a_file_that_cannot_be_completed_leaves_the_old_file(run, tmp_path, monk
     code, out, err = run("sweep", "--toy", "--top_k", "1", "--output", tmp_path / "a.json")
     assert (code, out, err) == (1, "", f"Error: cannot write {tmp_path}/a.json: No space left on device\n")
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs in its file system")
+def test_an_output_that_is_no_ordinary_file_is_rejected_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "toy_model", None)
+    args = ("sweep", "--toy", "--top_k", "1", "--output")
+    os.mkfifo(tmp_path / "pipe.csv")
+    code, _, err = run(*args, tmp_path / "pipe.csv")
+    assert (code, err.endswith("pipe.csv', a pipe or a device; it must be a file\n")) == (2, True)
+    (tmp_path / "one.csv").write_text("old", encoding="utf-8")
+    os.link(tmp_path / "one.csv", tmp_path / "two.csv")
+    code, _, err = run(*args, tmp_path / "two.csv")
+    assert code == 2 and "has other names too (hard links)" in err
+    assert (tmp_path / "one.csv").read_text(encoding="utf-8") == "old"
+
+
+def test_a_closed_stdout_matters_only_to_a_view_that_prints(tmp_path):
+    line = f'"$@" >&-; echo $? > "{tmp_path}/code"'
+    words = [sys.executable, "explore.py", "sweep", "--toy", "--top_k", "1,2"]
+    for args, code in (([], 1), (["--output", str(tmp_path / "a.csv")], 0)):
+        done = subprocess.run(
+            ["sh", "-c", line, "sh", *words, *args],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+        )
+        assert int((tmp_path / "code").read_text()) == code
+        assert done.stderr == b"Error: stdout is closed: there is nowhere to write to\n" * code
+    assert (tmp_path / "a.csv").stat().st_size > 100
 
 
 # ---- help ------------------------------------------------------------------------------------------------------
