@@ -201,6 +201,15 @@ def test_rows_that_are_not_utf_8_or_not_csv_are_bad_rows(run, tmp_path):
         assert any("the row is not UTF-8 text (byte 2)" in record.get("error", "") for record in records)
 
 
+def test_a_prompt_that_cannot_fit_into_the_context_is_not_encoded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "encode_prompt", None)
+    code, out, _ = run(write_prompts(tmp_path / "prompts.txt", ["x" * 200_000]))
+    assert code == 1
+    assert (
+        "the prompt has 200000 characters; this model reads at most 512 tokens of at most" in json.loads(out)["error"]
+    )
+
+
 @pytest.mark.parametrize("failure", [KeyError("x"), OverflowError("too large"), MemoryError(), RecursionError("deep")])
 def test_a_row_may_fail_with_any_exception_and_the_other_rows_are_done(run, tmp_path, monkeypatch, failure):
     encode = local.encode_prompt
