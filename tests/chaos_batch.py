@@ -26,7 +26,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
 
-import batch  # noqa: E402, after the path
+from tqdm import tqdm  # noqa: E402, after the path
+
+import batch  # noqa: E402
 import utils  # noqa: E402
 from cli import command  # noqa: E402
 from runner.local import BATCH  # noqa: E402
@@ -87,6 +89,7 @@ def be_a_run(words, log, done, prepare):
     try:
         os.dup2(log.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        tqdm.set_lock(threading.RLock())  # forks share its own lock, and a killed one may hold it
         utils.load = lambda *args, **options: MODEL
         finish = Records.finish
 
