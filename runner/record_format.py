@@ -159,7 +159,7 @@ def is_torn(line: bytes, is_first: bool) -> bool:
     """
     line_start = line.strip(BLANK)
     if not is_first:
-        return begins(line_start, BEGINNING) and (parse(line_start) or not is_json(line_start))
+        return begins(line_start, BEGINNING) and (not is_json(line_start) or parse(line_start) is not None)
     numbered = re.sub(rb"[0-9]+", b"0", line_start[:60])
     return begins(numbered, BEGINNING + b'0, "format": 0, ') and not line.endswith(b"\n") and not is_json(line_start)
 
