@@ -149,7 +149,7 @@ def write_prompts(path, n_rows, rng):
             words = TEXT.split()
             start = rng.randrange(len(words) - 5)
             row = {"prompt": " ".join(words[start : start + rng.randint(1, 5)]), "id": number}
-            row |= {"n_tokens_to_generate": rng.randint(1, 6), "num_samples": rng.choice((1, 1, 1, 2))}
+            row |= {"n_tokens_to_generate": rng.randint(1, 4), "num_samples": rng.choice((1, 1, 1, 2))}
             file.write(json.dumps(row) + "\n")
 
 
@@ -168,7 +168,7 @@ class Attacks:
         self.may_lose = False
 
     def start(self, *more, prepare=lambda: None):
-        return Run([*self.words, self.rng.choice((1, 4, 16, 64)), *more], self.folder, prepare)
+        return Run([*self.words, self.rng.choice((8, 16, 64)), *more], self.folder, prepare)
 
     def end(self, run, codes):
         """Wait for a run; check its exit code and its message."""
@@ -359,6 +359,7 @@ def main():
                 play_round(attacks, expected)
                 attacks.write_to_fifo(expected)
                 n_rounds += 1
+                print(n_rounds, "rounds,", n_signals(attacks.counts), "signals", flush=True)
                 if time.monotonic() - start > asked.seconds:
                     break
         finally:
