@@ -120,19 +120,21 @@ class Violation(Exception):
 
 
 def finished_rows(path):
-    """Return {(row, index): text} of the complete lines of an output. Raise Violation if one occurs twice."""
+    """Return {(row, index): text} of the records of an output. Raise Violation if one occurs twice or after damage."""
     rows = {}
-    if not path.exists():
-        return rows
-    for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        if line.strip(b"\0\n"):
-            record = json.loads(line)
-            key = (record["row"], record["index"])
-            if key in rows:
-                raise Violation(f"{key} is in the output twice")
-            rows[key] = record["text"]
+    is_torn = False
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # torn by an attack; the next run cuts it off
+            record = None
+        if record is None:
+            is_torn = True
+            continue
+        key = (record["row"], record["index"])
+        if is_torn or key in rows:
+            raise Violation(f"{key} is in the output twice, or after a damaged line")
+        rows[key] = record["text"]
     return rows
 
 
@@ -332,7 +334,7 @@ def play_round(attacks, expected):
         wrong = [key for key, text in after.items() if expected[key] != text]
         if wrong:
             raise Violation(f"the text of {wrong[0]} is {after[wrong[0]]!r}, not {expected[wrong[0]]!r}")
-        if code == 0 and after.keys() != expected.keys():
+        if code == 0 and (after.keys() != expected.keys() or attacks.out.read_bytes().count(b"\n") != len(expected)):
             raise Violation(f"the exit code is 0, but {len(expected) - len(after)} records are missing")
     attacks.counts["rows finished"] += len({row for row, _ in expected})
 
