@@ -141,7 +141,7 @@ def refuse_to_write(monkeypatch, name, folder):
     monkeypatch.setattr(files, name, refuse)
 
 
-@pytest.mark.parametrize("name", ["locked", "new_file"])
+@pytest.mark.parametrize("name", ["locked", "replacing"])
 def test_a_model_in_a_read_only_folder_is_converted_for_this_run(tiny_checkpoint, tmp_path, monkeypatch, name):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -159,7 +159,8 @@ def test_the_error_without_any_writable_folder_names_both(tiny_checkpoint, monke
     def refuse(path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(files, "new_file", refuse)
+    monkeypatch.setattr(files, "replacing", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda prefix: refuse(prefix))
     with pytest.raises(CheckpointError, match="No space left on device") as error:
         load_weights(tiny_checkpoint)
     assert str(tiny_checkpoint) in str(error.value) and "TMPDIR" in str(error.value)
