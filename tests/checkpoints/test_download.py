@@ -1,137 +1,26 @@
 """Downloading an official model from a scripted HTTP server on this machine."""
 
-import contextlib
 import hashlib
-import http.server
 import json
 import logging
 import os
 import re
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections import defaultdict
 
 import numpy as np
 import pytest
 from conftest import Terminal, four_at_once, tiny_tensors
+from file_server import NOT_FOUND, Server
 from model_folders import ROOT
 
-from checkpoints import download, files
+from checkpoints import download, files, transfer
 from checkpoints.download import DATA
 from utils import CheckpointError, load_encoder_hparams_and_params
 
 NEEDED = ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint", DATA]
-NOT_FOUND = b"<html><body>The page you look for is not here</body></html>"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serve `files`, {path: bytes}.
-
-    script: {path: words}, a word for each request, which selects one of the handler's answer_ methods. Requests after
-    those get the file.
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.script, self.requests, self.encodings = {}, defaultdict(list), [], set()
-        self.stopping = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def names_requested(self):
-        return [path.rpartition("/")[2] for path, _ in self.requests]
-
-    def handle_error(self, request, client_address):
-        pass  # in some tests the client closes the connection
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers.get("Range")))
-        self.server.encodings.add(self.headers.get("Accept-Encoding"))
-        script = self.server.script[self.path]
-        word, _, argument = (script.pop(0) if script else "good").partition(" ")
-        if word == "good" and self.path not in self.server.files:
-            word, argument = "status", "404"
-        getattr(self, f"answer_{word}")(self.server.files.get(self.path, b""), argument)
-
-    def answer(self, body, status=200, announce=None, **headers):
-        self.send_response(status)
-        if announce is not None:
-            self.send_header("Content-Length", announce)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-        if announce != len(body):
-            self.close_connection = True
-
-    def answer_good(self, body, _):
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(asked[1])
-            if start >= len(body):
-                return self.answer(b"", 416, 0, Content_Range=f"bytes */{len(body)}")
-            headers = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
-            return self.answer(body[start:], 206, len(body) - start, **headers)
-        return self.answer(body, 200, len(body))
-
-    def answer_without_range(self, body, _):
-        self.answer(body, 200, len(body))
-
-    def answer_other_range(self, body, _):
-        self.answer(body[1:], 206, len(body) - 1, Content_Range=f"bytes 1-{len(body) - 1}/{len(body)}")
-
-    def answer_truncate(self, body, _):
-        self.answer(body[: len(body) // 2], 200, len(body))
-
-    def answer_reset(self, body, _):
-        self.answer(body[: len(body) // 2], 200, len(body))
-        self.wfile.flush()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()  # with no linger: an RST, not a FIN
-
-    def answer_until_close(self, body, _):
-        self.answer(body, 200)
-
-    def answer_until_early_close(self, body, _):
-        self.answer(body[: len(body) // 2], 200)
-
-    def answer_chunked(self, body, argument):
-        self.answer(b"", 200, Transfer_Encoding="chunked")
-        for start in range(0, len(body), 100):
-            chunk = body[start : start + 100]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-        if argument != "cut":
-            self.wfile.write(b"0\r\n\r\n")
-
-    def answer_status(self, _, argument):
-        self.answer(NOT_FOUND, int(argument), len(NOT_FOUND), Content_Type="text/html; charset=utf-8")
-
-    def answer_page(self, _, content_type):
-        self.answer(NOT_FOUND, 200, len(NOT_FOUND), Content_Type=content_type)
-
-    def answer_wrong(self, body, _):
-        self.answer(bytes(len(body)), 200, len(body))
-
-    def answer_too_long(self, body, _):
-        with contextlib.suppress(OSError):
-            self.answer(bytes(2**24), 200)
-
-    def answer_redirect(self, _, argument):
-        self.answer(b"", 302, 0, Location=argument)
-
-    def answer_never(self, _, __):
-        self.server.stopping.wait()
-        self.close_connection = True
 
 
 @pytest.fixture
@@ -433,7 +322,7 @@ def test_a_body_that_is_too_long_is_received_up_to_the_first_excess_chunk(server
 
 
 def test_a_server_that_never_answers_times_out(server, models, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", (1, 0.05))
+    monkeypatch.setattr(transfer, "TIMEOUT", (1, 0.05))
     server.script[f"/124M/{DATA}"] = ["never"] * 9
     assert_gives_manual_steps(assert_fails(models, "timed out"), models, server.url)
     assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
