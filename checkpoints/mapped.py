@@ -142,6 +142,9 @@ def read_header(path: Path) -> tuple[TypedShapes, str | None]:
     except (SafetensorError, ValueError, OverflowError) as error:
         cause = abbreviated(error, 200)
         raise CheckpointError(f"{named(path)} is damaged or cut off ({cause}): delete it and run again") from error
+    except MemoryError as error:  # raised where the address space of a process is limited
+        problem = f"{named(path)} has {path.stat().st_size:,} bytes, more than this process can map into memory"
+        raise CheckpointError(f"{problem}: allow it more memory (ulimit -v) or choose a smaller model") from error
 
 
 def map_file(file: BinaryIO, found: TypedShapes) -> Arrays:
