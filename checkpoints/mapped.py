@@ -130,7 +130,7 @@ def read_header(path: Path) -> tuple[TypedShapes, str | None]:
     from safetensors import SafetensorError, safe_open
 
     with files.open_to_read(path) as file:
-        size = int.from_bytes(file.read(8), "little")
+        size = int.from_bytes(file.read(8) or b"", "little")  # None: files of /proc that have nothing to say yet
     if size > LARGEST_HEADER:
         problem = f"says that its header has {size:,} bytes; a GPT-2's has at most {LARGEST_HEADER:,}"
         raise CheckpointError(f"{named(path)} is damaged or no safetensors file: it {problem}; copy it again")

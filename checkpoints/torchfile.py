@@ -107,6 +107,8 @@ class TorchFile:
         try:
             self.size = os.fstat(self.file.fileno()).st_size
             with self.wrapped_errors():
+                if self.size == 0:
+                    raise Invalid("it is empty")
                 self.archive = zipfile.ZipFile(self.file)
                 self.file.limit = self.size
                 self.root = self.find_root()

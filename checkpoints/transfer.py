@@ -149,15 +149,19 @@ def length_of_body(response):
 def at_minimum_speed(part: Part, chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the chunks of a body, which the caller appends to `part`.
 
-    Raise Interrupted if files.CHUNK bytes take longer than LONGEST_CHUNK seconds, in one answer or in several.
+    Raise Interrupted if files.CHUNK bytes take longer than LONGEST_CHUNK seconds, in one answer or in several, and
+    Refused if the body is invalid.
     """
     problem = f"the server sent fewer than {files.CHUNK:,} bytes in {LONGEST_CHUNK} seconds"
     while True:
         if part.size >= part.milestone:
             part.milestone = part.size + files.CHUNK
             part.deadline = time.monotonic() + LONGEST_CHUNK
-        with own_errors():
-            chunk = in_time(lambda: next(chunks, b""), part.deadline - time.monotonic(), problem)
+        try:
+            with own_errors():
+                chunk = in_time(lambda: next(chunks, b""), part.deadline - time.monotonic(), problem)
+        except Unusable as error:
+            raise Refused(f"the server's answer cannot be read ({error})") from error
         if not chunk:
             return
         yield chunk

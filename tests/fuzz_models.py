@@ -18,7 +18,6 @@ import resource
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -32,12 +31,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "checkpoints")]
 
-import numpy as np
-from file_server import Server
+import numpy as np  # noqa: E402
+from file_server import Server  # noqa: E402
 
-import gpt2
-from checkpoints import download, files, transfer
-from utils import CheckpointError, load_encoder_hparams_and_params
+import gpt2  # noqa: E402
+from checkpoints import download, files, transfer  # noqa: E402
+from utils import CheckpointError, load_encoder_hparams_and_params  # noqa: E402
 
 TIME_LIMIT = 20  # seconds for one load
 LONGEST_MESSAGE = 2500  # characters

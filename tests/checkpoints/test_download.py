@@ -386,6 +386,145 @@ def test_ctrl_c_keeps_the_received_part_and_no_file_under_its_final_name(server,
     monkeypatch.undo()
 
 
+@pytest.mark.parametrize("name", ["hparams.json", DATA])
+def test_short_answers_are_continued_until_the_file_is_complete(server, models, name):
+    size = len(server.files[f"/124M/{name}"])
+    server.script[f"/124M/{name}"] = [f"short_ranges {size // 10 + 1}"]
+    assert_loads(models)
+    assert server.names_requested().count(name) == 10  # more than there are retries
+
+
+def test_an_answer_without_the_bytes_requested_is_not_requested_for_ever(server, models):
+    size = len(server.files[f"/124M/{DATA}"])
+    answer = rf"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 0\r\n\r\n"
+    server.script[f"/124M/{DATA}"] = [f"raw {answer}"] * 9
+    assert_fails(models, "the server sent none of the bytes from 0 on")
+    assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
+
+
+def test_a_larger_file_is_reported_before_it_is_received(server, models):
+    server.script[f"/124M/{DATA}"] = ["announce 1000000000"]
+    server.files[f"/124M/{DATA}"] = size = server.files[f"/124M/{DATA}"]
+    assert_fails(models, f"expected bytes {len(size)}, the server announces {len(size) + 1000000000}")
+    assert server.names_requested().count(DATA) == 1
+
+
+@pytest.mark.parametrize("name", ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint"])
+@pytest.mark.parametrize("word", ["plain_page", "padded_page", "wrong"])
+def test_a_file_without_a_published_hash_is_checked_before_it_gets_its_name(server, models, monkeypatch, name, word):
+    unknown(monkeypatch, name, size=False)
+    server.script[f"/124M/{name}"] = [word] * 9
+    message = assert_fails(
+        models, rf"{name} is not the official file: [\d,]+ bytes that are no {name}\. The download was"
+    )
+    assert "run again" in message and not (models / "124M" / name).exists()
+    assert_loads_after(server, models)
+
+
+@pytest.mark.parametrize("content", [NOT_FOUND, b"", b"{", b"{}"])
+def test_a_page_that_an_earlier_version_kept_is_downloaded_again(server, models, monkeypatch, content):
+    unknown(monkeypatch, "hparams.json", size=False)
+    (models / "124M").mkdir(parents=True)
+    (models / "124M" / "hparams.json").write_bytes(content)
+    assert_loads(models)
+
+
+@pytest.mark.parametrize("word", ["drip", "drip_headers"])
+def test_a_server_that_sends_a_byte_now_and_then_is_abandoned(server, models, monkeypatch, word):
+    monkeypatch.setattr(download, "BACK_OFF", (0,))
+    monkeypatch.setattr(transfer, "LONGEST_START", 0.1)
+    monkeypatch.setattr(transfer, "LONGEST_CHUNK", 0.1)
+    server.script["/124M/hparams.json"] = [word] * 9
+    message = assert_fails(models, r"the server sent (no answer|fewer than 1,000 bytes) in 0\.1 seconds")
+    assert_gives_manual_steps(message, models, server.url)
+    assert server.names_requested() == ["hparams.json"] * 2
+
+
+@pytest.mark.parametrize("to", ["http://[::1", "ftp://x/y", "file:///etc/passwd", "http://:1", "http://x:99999999/"])
+def test_the_error_for_an_invalid_redirect_names_it_and_gives_manual_steps(server, models, to):
+    server.script["/124M/hparams.json"] = [f"redirect {to}"] * 9
+    message = assert_fails(models, re.escape(f"the server redirects to {to}"))
+    assert_gives_manual_steps(message, models, server.url)
+    assert "IPv6" not in message
+
+
+def test_a_redirect_without_an_end_gives_manual_steps(server, models):
+    server.script["/124M/hparams.json"] = ["redirect /124M/hparams.json"] * 99
+    assert_gives_manual_steps(assert_fails(models, "redirects too often"), models, server.url)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://x:99999999", "http://a b"])
+def test_the_error_for_an_address_that_is_no_url_gives_manual_steps(models, monkeypatch, url):
+    monkeypatch.setenv("PICOGPT_MODELS_URL", url)
+    monkeypatch.setattr(download, "BACK_OFF", ())
+    assert_gives_manual_steps(assert_fails(models, re.escape(url)), models, url)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_wrong_file_of_certificates_is_named(server, models, monkeypatch, name):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(name, "/no/such/bundle.pem")
+    monkeypatch.setenv("PICOGPT_MODELS_URL", server.url.replace("http:", "https:"))
+    message = assert_fails(
+        models, f"{name} is /no/such/bundle.pem, which must be a file or a folder with the certificates"
+    )
+    assert "free some disk space" not in message and "--model_size tiny" in message
+
+
+@pytest.mark.parametrize("words", [["status 404"] * 9, ["status 500"] * 9, ["redirect http://[::1"]])
+def test_a_failed_start_leaves_no_folder(server, models, words):
+    server.script["/124M/hparams.json"] = words
+    assert_fails(models, "could not download")
+    assert not models.exists()
+
+
+def test_a_failed_start_leaves_a_folder_that_existed_and_what_it_held(server, models):
+    (models / "124M").mkdir(parents=True)
+    (models / "124M" / "notes").touch()
+    server.script["/124M/hparams.json"] = ["status 404"]
+    assert_fails(models, "could not download")
+    assert (models / "124M" / "notes").exists()
+
+
+def test_the_reason_of_an_answer_is_escaped_and_shortened(server, models):
+    server.script["/124M/hparams.json"] = ["reason \x1b[31m" + "x" * 9000]
+    message = assert_fails(models, r"the server answered 404 \\x1b\[31mx")
+    assert len(message) < 1000 and message.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (r"garbage\r\n\r\n", "the connection failed|BadStatusLine"),
+        (r"HTTP/1.1 200 OK\r\nContent-Length: " + "9" * 5000 + r"\r\n\r\n", r"\w"),
+        (
+            r"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+            "the server's answer cannot be read",
+        ),
+        (r"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", r"\w"),
+        (r"HTTP/1.1 206 OK\r\n\r\nx", "the server answered 206 OK to a request for the bytes from 0 on"),
+    ],
+)
+def test_an_invalid_answer_gives_manual_steps(server, models, answer, said):
+    server.script["/124M/hparams.json"] = [f"raw {answer}"] * 9
+    assert_gives_manual_steps(assert_fails(models, said), models, server.url)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "FIFO"])
+def test_a_part_that_is_a_link_or_a_fifo_is_an_error_and_leaves_its_target_unchanged(models, tmp_path, kind):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (models / "124M").mkdir(parents=True)
+    part = models / "124M" / "hparams.json.part"
+    make = {"symbolic link": part.symlink_to, "hard link": part.hardlink_to, "FIFO": lambda _: os.mkfifo(part)}
+    make[kind](tmp_path / "precious")
+    with pytest.raises(
+        CheckpointError, match=r"hparams\.json\.part (is a symbolic link|is a FIFO|has several names).*remove"
+    ):
+        load(models)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
 # ---- several processes, and messages ---------------------------------------------------------------------------
 
 
