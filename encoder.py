@@ -32,6 +32,7 @@ import codecs
 import heapq
 import json
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -51,6 +52,9 @@ TOKENIZER |= {"normalizer": None, "ignore_merges": False}
 
 CACHE_SIZE = 2**15  # pieces; a megabyte of prose has about as many different ones
 CACHE_LONGEST = 32  # characters; longer pieces rarely repeat
+
+LARGEST_FILE = 2**25  # bytes of a vocabulary or merges file; GPT-2's have one million
+LARGEST_ID = 10_000_000  # a larger id is taken for damage
 
 
 def bytes_to_unicode() -> dict[int, str]:
@@ -259,13 +263,13 @@ def get_encoder(model_dir: str | os.PathLike) -> Encoder:
     Raise FileNotFoundError if a file is missing, ValueError if one is damaged or two do not belong together.
     """
     tokenizer_path = Path(model_dir, "tokenizer.json")
-    if tokenizer_path.is_file() and not any(Path(model_dir, name).is_file() for name in ("encoder.json", "vocab.json")):
+    if is_file(tokenizer_path) and not any(is_file(Path(model_dir, name)) for name in ("encoder.json", "vocab.json")):
         return checked(Encoder(*read_tokenizer(tokenizer_path)), tokenizer_path, tokenizer_path)
     vocabulary_path = find_file(model_dir, "encoder.json", "vocab.json")
     merges_path = find_file(model_dir, "vocab.bpe", "merges.txt")
     vocabulary = check_vocabulary(read_json(vocabulary_path), vocabulary_path)
     added_path = Path(model_dir, "added_tokens.json")
-    if vocabulary_path.name == "vocab.json" and added_path.is_file() and (added := read_json(added_path)) != {}:
+    if vocabulary_path.name == "vocab.json" and is_file(added_path) and (added := read_json(added_path)) != {}:
         vocabulary = check_vocabulary({**vocabulary, **check_vocabulary(added, added_path)}, added_path)
     return checked(Encoder(vocabulary, read_merges(merges_path)), vocabulary_path, merges_path)
 
@@ -283,21 +287,59 @@ def find_file(model_dir: str | os.PathLike, *names: str) -> Path:
     """Return the path of the first of two names that exists. Raise FileNotFoundError if neither does."""
     for name in names:
         path = Path(model_dir, name)
-        if path.is_file():
+        if is_file(path):
             return path
-    problem = f"no {names[0]} (or {names[1]}) in the folder {os.fspath(model_dir)}"
+    problem = f"no {names[0]} (or {names[1]}) in the folder {named(model_dir)}"
     raise FileNotFoundError(f"{problem}: check the folder's name, or copy the file there from the original folder")
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file exists. Raise ValueError if it is not a regular file, such as a FIFO, which would wait."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{named(path)} is not a regular file, but a model's files must be: remove it")
+    return path.is_file()
+
+
+def named(path: str | os.PathLike) -> str:
+    """Return a path for a message: without control characters, the middle of a long one left out."""
+    text = os.fspath(path)
+    short = text if len(text) <= 240 else f"{text[:118]}...{text[-118:]}"
+    return short if short.isprintable() else repr(short)
+
+
 def damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path} {problem}: it is damaged or from another model; copy or download the file again")
+    return ValueError(f"{named(path)} {problem}: it is damaged or from another model; copy or download the file again")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raise ValueError if it has more than LARGEST_FILE bytes."""
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise damaged(path, f"has {size:,} bytes; a vocabulary has at most {LARGEST_FILE:,}")
+    with open(path, "rb") as file:
+        return file.read(size)
 
 
 def read_json(path: Path) -> Any:
+    content = read_bytes(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise damaged(path, f"is not valid JSON ({error})") from None
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text. Raise ValueError, with the fault in a few words, if it is none."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1:,} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno:,}, column {error.colno:,}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
 
 
 def check_vocabulary(vocabulary: Any, path: Path) -> dict[str, int]:
@@ -305,8 +347,9 @@ def check_vocabulary(vocabulary: Any, path: Path) -> dict[str, int]:
     if not isinstance(vocabulary, dict) or not vocabulary:
         raise damaged(path, "is not a JSON object of tokens and their ids")
     for token, token_id in vocabulary.items():
-        if type(token_id) is not int or token_id < 0:  # isinstance would accept true and false
-            raise damaged(path, f"gives {token!r} the id {token_id!r}, not a whole number of at least 0")
+        if type(token_id) is not int or not 0 <= token_id < LARGEST_ID:  # isinstance would accept true and false
+            problem = f"gives {reprlib.repr(token)} the id {reprlib.repr(token_id)}"
+            raise damaged(path, f"{problem}, not a whole number from 0 to {LARGEST_ID - 1:,}")
     if len(set(vocabulary.values())) < len(vocabulary):
         raise damaged(path, "gives two tokens the same id")
     return vocabulary
@@ -329,7 +372,7 @@ def read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
         raise damaged(path, "lacks a model with vocab and merges, or its pre_tokenizer") from None
     for name, value in TOKENIZER.items():
         if found[name] != value:
-            problem = f"{path}: {name} is {found[name]!r:.100}, but GPT-2's tokenizer has {value!r}"
+            problem = f"{named(path)}: {name} is {reprlib.repr(found[name])}, but GPT-2's tokenizer has {value!r}"
             raise ValueError(f"{problem}; choose a model with that tokenizer")
     if not all(len(pair) == 2 and all(isinstance(symbol, str) for symbol in pair) for pair in merges):
         raise damaged(path, "has a merge that is not two symbols")
@@ -339,9 +382,9 @@ def read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
 def read_merges(path: Path) -> list[tuple[str, str]]:
     """Return the pairs of symbols in a merges file. Raise ValueError if it is damaged."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_bytes(path).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise damaged(path, f"is not text ({error})") from None
+        raise damaged(path, f"is not text (byte {error.start + 1:,} is not UTF-8)") from None
     if lines == [""]:
         raise damaged(path, "is empty")
     if lines[0].startswith("#version"):
@@ -352,5 +395,5 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         if len(pair) == 2:
             merges.append((pair[0], pair[1]))
         elif pair:
-            raise damaged(path, f"has {line!r} in line {number} instead of two symbols")
+            raise damaged(path, f"has {reprlib.repr(line)} in line {number:,} instead of two symbols")
     return merges

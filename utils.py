@@ -16,12 +16,14 @@ from typing import Any
 
 from checkpoints import download, files, hugging_face, nanogpt, openai
 from checkpoints.files import CheckpointError
+from checkpoints.messages import abbreviated, named, reason
 from encoder import Encoder
 from engine.products import with_fast_products
 
 __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hparams_and_params"]
 
 MODELS_DIR = "models"
+MAX_LISTED = 20  # folders named in a message
 HUGGING_FACE_ID = r"[\w.-]+/[\w.-]*\w"  # OWNER/NAME
 
 
@@ -81,13 +83,18 @@ def load_encoder_hparams_and_params(
 
 def load_folder(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
     """Return the encoder, the hyper-parameters and the weights of the model in `folder`, in any of the formats."""
-    if (folder / "hparams.json").is_file():
-        return openai.load(folder, models_dir)
-    if (folder / "config.json").is_file():
-        return hugging_face.load(folder)
-    if (folder / "ckpt.pt").is_file():
-        return nanogpt.load(folder, models_dir)
-    return openai.load(folder, models_dir)  # download the model or report the missing files
+    try:
+        if files.is_file(folder / "hparams.json"):
+            return openai.load(folder, models_dir)
+        if files.is_file(folder / "config.json"):
+            return hugging_face.load(folder)
+        if files.is_file(folder / "ckpt.pt"):
+            return nanogpt.load(folder, models_dir)
+        return openai.load(folder, models_dir)  # download the model or report the missing files
+    except OSError as error:
+        place = error.filename or folder
+        problem = f"cannot read {named(place)}, a file of the model {abbreviated(folder.name)}: {reason(error)}"
+        raise CheckpointError(f"{problem}; correct its permissions or copy the model again") from error
 
 
 # ---- find ------------------------------------------------------------------------------------------------------
@@ -103,7 +110,7 @@ def find_model(model_size: str | os.PathLike, models_dir: str | os.PathLike) -> 
     name = files.expand(model_size).rstrip(os.sep)  # a shell completes tiny to tiny/
     models_dir = Path(files.expand(models_dir))
     if os.path.exists(models_dir) and not os.path.isdir(models_dir):
-        raise ValueError(f"models_dir is {str(models_dir)!r}, a file; it must be a folder that holds models")
+        raise ValueError(f"models_dir is '{named(models_dir)}', a file; it must be a folder that holds models")
     folders = folders_in(models_dir)
     if name in folders:
         return models_dir / name
@@ -127,18 +134,26 @@ def no_such_model(model_size: str, name: str, models_dir: Path, folders: list[st
     """Return a message that lists the valid names and suggests the nearest one."""
     sizes = [*download.OFFICIAL, *download.ALIASES]
     message = (
-        f"there is no model {model_size!r}: it must be a size ({', '.join(sizes)}), "
-        f"a folder in {models_dir} ({', '.join(folders) or 'none found'}) or a path"
+        f"there is no model '{abbreviated(model_size)}': it must be a size ({', '.join(sizes)}), "
+        f"a folder in {named(models_dir)} ({listed(folders)}) or a path"
     )
     if nearest := difflib.get_close_matches(name, [*folders, *sizes], n=1):
-        message += f"; did you mean {nearest[0]}?"
+        message += f"; did you mean {abbreviated(nearest[0])}?"
     if re.fullmatch(HUGGING_FACE_ID, name):
         message += hugging_face_manual_steps(models_dir / name.rpartition("/")[2])
     return message
 
 
+def listed(folders: list[str]) -> str:
+    """Return the names of folders for a message, at most MAX_LISTED of them."""
+    names = [abbreviated(name) for name in folders[:MAX_LISTED]]
+    if len(folders) > MAX_LISTED:
+        names.append(f"and {len(folders) - MAX_LISTED:,} more")
+    return ", ".join(names) or "none found"
+
+
 def hugging_face_manual_steps(folder: Path) -> str:
     return (
         "; for a model of that name at Hugging Face, put its config.json, model.safetensors, vocab.json and merges.txt "
-        f"(or tokenizer.json) into {folder} and run again with --model_size {folder.name}"
+        f"(or tokenizer.json) into {named(folder)} and run again with --model_size {abbreviated(folder.name)}"
     )

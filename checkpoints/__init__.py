@@ -7,5 +7,7 @@ Three modules read one format each, all with a function `load`: openai, hugging_
     state_dict   the tensors of Hugging Face and nanoGPT checkpoints
     torchfile    files of torch.save
     download     OpenAI's official files
-    files        locks, atomic writes, JSON, checksums, CheckpointError
+    transfer     one file over HTTP
+    files        safe opening, locks, atomic writes, JSON, checksums, CheckpointError
+    messages     foreign text in messages
 """

@@ -1,17 +1,21 @@
 """OpenAI's official files: names, sizes and checksums; download, resume and verification.
 
 A file is received as NAME.part. After a network error the download resumes where it stopped, also in a later run.
-Size and SHA-256 are compared with those in OFFICIAL before the file gets its final name.
+Size and SHA-256 are compared with those in OFFICIAL before the file gets its final name. Where no SHA-256 is published,
+the file must at least have the form that its name promises. transfer.py talks to the server.
 """
 
-import hashlib
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints import files
+from checkpoints import files, transfer
 from checkpoints.files import CheckpointError
+from checkpoints.messages import named, reason
+from checkpoints.tensors import check_hparams
 
 log = logging.getLogger("picogpt")
 
@@ -52,8 +56,10 @@ ALIASES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl
 ALIASES |= {"117M": "124M", "345M": "355M"}  # OpenAI's first names of the first two sizes
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"  # unless PICOGPT_MODELS_URL is set
-TIMEOUT = (10, 60)  # seconds to connect; seconds without a byte
 BACK_OFF = (0.5, 1, 2, 4)  # seconds to wait before each retry
+
+HEADS = {"vocab.bpe": b"#version", "checkpoint": b"model_checkpoint_path"}  # how a file of that name begins
+INDEX_END = bytes.fromhex("57fb808b247547db")  # the last bytes of every TensorFlow index
 
 
 def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: FileTable) -> None:
@@ -67,27 +73,56 @@ def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: Fil
         return
     if not official:
         raise CheckpointError(
-            f"{folder} lacks {', '.join(missing)}: a folder in OpenAI's format holds "
+            f"{named(folder)} lacks {named(', '.join(missing))}: a folder in OpenAI's format holds "
             f"{', '.join(TEXT_FILES + WEIGHT_FILES)} (or model.safetensors in place of the last three), a Hugging Face "
             "folder holds config.json, a nanoGPT folder ckpt.pt; copy the missing files there (see docs/models.md)"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.locked(folder):
+        with created(folder), files.locked(folder), emptied_on_failure(folder):
             for name in missing:
                 if not is_complete(folder / name, official):  # another process may have downloaded it meanwhile
                     download(folder / name, *official[name])
     except OSError as error:
         raise CheckpointError(
-            f"cannot download to {folder}: {error}; free some disk space, make the folder writable or choose another "
-            "--models_dir"
+            f"cannot download to {named(folder)}: {reason(error)}; free some disk space, make the folder writable or "
+            "choose another --models_dir"
         ) from error
 
 
 def is_complete(path, official):
-    """Return whether the file exists and has its official size, if that is known."""
-    size, _ = official.get(path.name, (None, None))
-    return path.is_file() and size in (None, path.stat().st_size)
+    """Return whether the file exists and has its official size or, if that is not published, the form that it must."""
+    size, sha256 = official.get(path.name, (None, None))
+    if not files.is_file(path):
+        return False
+    if official and size is sha256 is None:
+        return is_plausible(path, path.name)
+    return size in (None, path.stat().st_size)
+
+
+@contextlib.contextmanager
+def created(folder: Path) -> Iterator[None]:
+    """Create a folder for a `with` block. If the block fails and leaves it empty, remove what was created."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty
+            for path in new:
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def emptied_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the lock from a folder if the `with` block fails and the folder holds nothing else."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if os.listdir(folder) == [".lock"]:
+                (folder / ".lock").unlink()
+        raise
 
 
 # ---- one file --------------------------------------------------------------------------------------------------
@@ -103,115 +138,89 @@ def download(target, size, sha256):
     url = f"{base_url}/{target.parent.name}/{target.name}"
     part = target.with_name(f"{target.name}.part")
     digest = receive_with_retries(url, part, size)
-    verify(part, url, "bytes", size, part.stat().st_size)
-    verify(part, url, "SHA-256", sha256, digest)
+    if size not in (None, found := part.stat().st_size):
+        raise not_official(part, url, f"expected bytes {size}, found {found}")
+    if sha256 not in (None, digest):
+        raise not_official(part, url, f"expected SHA-256 {sha256}, found {digest}")
+    if sha256 is None and not is_plausible(part, target.name):
+        raise not_official(part, url, f"{found:,} bytes that are no {target.name}")
     os.replace(part, target)
 
 
 def receive_with_retries(url, part, size):
     """Return the SHA-256 of the file received; retry after network errors, with the pauses in BACK_OFF."""
-    import requests
-
-    retryable = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     for pause in (*BACK_OFF, None):
         try:
             return receive(url, part, size)
-        except requests.RequestException as error:
-            if pause is None or not isinstance(error, retryable):
+        except transfer.Refused as error:
+            raise CheckpointError(manual_steps(url, part.parent, error)) from error
+        except transfer.Interrupted as error:
+            if pause is None:
                 raise CheckpointError(manual_steps(url, part.parent, error)) from error
-            log.info(f"{url}: {root_cause(error)}; trying again")
+            log.info(f"{named(url)}: {error}; trying again")
         time.sleep(pause)
 
 
 def receive(url, part, size):
     """Append to `part` the bytes of `url` that it lacks; return the SHA-256 of the complete file.
 
-    Raise requests.ConnectionError or another retryable error if a retry may help, requests.HTTPError if not.
+    Raise CheckpointError as soon as the server announces a file larger than `size`, transfer.Interrupted if a retry may
+    help, transfer.Refused if not.
     """
-    import requests
-
-    start = part.stat().st_size if part.exists() else 0
-    digest = files.sha256_of(part)
-    if start == size:
-        return digest.hexdigest()
-    headers = {"Accept-Encoding": "identity"}  # a compressed body could not be resumed
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if not is_resumed(response, start, part):
-            start = 0
-            digest = hashlib.sha256()
-        write_body(response, part, start, size, digest)
-    return digest.hexdigest()
-
-
-def is_resumed(response, start, part):
-    """Return True if the body continues after byte `start` (206), False if it is the complete file (200).
-
-    Raise requests.ConnectionError for any other response that a retry may improve, requests.HTTPError for the rest.
-    """
-    import requests
-
-    status = response.status_code
-    answer = f"the server answered {status} {response.reason}"
-    if status == 429 or status >= 500:
-        raise requests.ConnectionError(answer)
-    continues = status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-    if status == 416 or (status == 206 and not continues):
-        part.unlink(missing_ok=True)
-        raise requests.ConnectionError(f"{answer} to a request for the bytes from {start:,} on")
-    if status not in (200, 206):
-        raise requests.HTTPError(answer)
-    if "text/html" in response.headers.get("Content-Type", ""):
-        raise requests.HTTPError("the server sent a web page instead of the file")
-    return continues
+    with files.open_to_append(part) as file:
+        if os.fstat(file.fileno()).st_nlink > 1:
+            raise CheckpointError(f"{named(part)} has several names (hard links) and is not written: remove it")
+        received = transfer.Part(file, part.stem)
+        total = size
+        try:
+            while received.size != total:  # an answer may hold a part of what is missing
+                total = transfer.receive_more(url, received, size)
+                if size is not None and total > size:
+                    raise not_official(part, url, f"expected bytes {size}, the server announces {total}")
+                if total is None or received.size > total:
+                    break
+            files.sync(file)
+        except BaseException:
+            if received.size == 0:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+            raise
+        return received.digest.hexdigest()
 
 
-def write_body(response, part, start, size, digest):
-    """Write the body to `part` from byte `start` on and add it to `digest`. Stop if it exceeds `size`."""
-    import requests
-
-    length = response.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdecimal() else size
-    bar = files.progress_bar(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True)
-    with open(part, "ab" if start else "wb") as file, bar:
-        for chunk in response.iter_content(files.CHUNK):
-            file.write(chunk)
-            digest.update(chunk)
-            bar.update(len(chunk))
-            if size and file.tell() > size:
-                break
-        files.sync(file)
-        if total and file.tell() < total:
-            raise requests.ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
-
-
-def verify(part, url, quantity, expected, found):
-    """Delete `part` and raise CheckpointError unless its size or checksum is as expected, or not known."""
-    if expected not in (None, found):
-        part.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{url} is not the official file: expected {quantity} {expected}, found {found}. The download was deleted; "
-            "run again, and if the error persists check the address (PICOGPT_MODELS_URL) and your proxy"
-        )
+def is_plausible(path: Path, name: str) -> bool:
+    """Return whether a file can be what an official file of that name is; it is not compared with a checksum."""
+    with files.open_to_read(path) as file:
+        head = file.read(100).lstrip().lower()
+        file.seek(-min(len(INDEX_END), os.fstat(file.fileno()).st_size), os.SEEK_END)
+        tail = file.read()
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return False
+    try:
+        if name == "hparams.json":
+            check_hparams(path, files.read_json_object(path))
+        elif name == "encoder.json":
+            files.read_json_object(path)
+    except CheckpointError:
+        return False
+    return head.startswith(HEADS.get(name, b"")) and (name != INDEX or tail == INDEX_END)
 
 
-# ---- messages --------------------------------------------------------------------------------------------------
+def not_official(part, url, problem):
+    """Delete `part` and return an error that says why it is not the official file."""
+    part.unlink(missing_ok=True)
+    return CheckpointError(
+        f"{named(url)} is not the official file: {problem}. The download was deleted; run again, and if the error "
+        "persists check the address (PICOGPT_MODELS_URL) and your proxy"
+    )
 
 
 def manual_steps(url, folder, error):
     """Return a message with the cause of the failure and instructions for a manual download."""
     names = ", ".join(sorted((*TEXT_FILES, *WEIGHT_FILES)))
     return (
-        f"could not download {url}: {root_cause(error)}.\n"
+        f"could not download {named(url)}: {error}.\n"
         f"To download by hand, put the files {names} (model.ckpt.meta is not needed) "
-        f"from {url.rpartition('/')[0]}/ into {folder}.\n"
+        f"from {named(url.rpartition('/')[0])}/ into {named(folder)}.\n"
         "To run without a download, use the bundled model: --model_size tiny"
     )
-
-
-def root_cause(error):
-    """Return the message of the innermost exception; the outer ones are library internals."""
-    while error.__context__:
-        error = error.__context__
-    return str(error) or type(error).__name__

@@ -13,6 +13,7 @@ from typing import Any
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
+from checkpoints.messages import abbreviated, named
 from checkpoints.state_dict import (
     FLOAT32_NAME,
     GPT2_EPS,
@@ -68,7 +69,7 @@ def read_config(file: Path) -> tuple[dict[str, Any], bool]:
     for name, value in FIXED.items():
         if config.get(name, value) != value:
             raise CheckpointError(
-                f"{file}: {name} is {reprlib.repr(config[name])}, but GPT-2 has {value!r}; choose a GPT-2 model"
+                f"{named(file)}: {name} is {reprlib.repr(config[name])}, but GPT-2 has {value!r}; choose a GPT-2 model"
             )
     names = SIZES if "n_positions" in config else SIZES | {"n_ctx": "n_ctx"}
     hparams = {ours: config.get(theirs) for ours, theirs in names.items()}
@@ -83,7 +84,7 @@ def read_activation(file, config):
     name = config.get("activation_function", "gelu_new")
     if not isinstance(name, str) or name not in HF_ACTIVATIONS:
         raise CheckpointError(
-            f"{file}: activation_function is {reprlib.repr(name)}; it must be one of {', '.join(HF_ACTIVATIONS)}"
+            f"{named(file)}: activation_function is {reprlib.repr(name)}; it must be one of {', '.join(HF_ACTIVATIONS)}"
         )
     return HF_ACTIVATIONS[name]
 
@@ -91,7 +92,9 @@ def read_activation(file, config):
 def read_eps(file, config):
     eps = config.get("layer_norm_epsilon", GPT2_EPS)
     if type(eps) not in (int, float) or not 0 <= eps <= 1:
-        raise CheckpointError(f"{file}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1")
+        raise CheckpointError(
+            f"{named(file)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
+        )
     return float(eps)
 
 
@@ -101,8 +104,8 @@ def read_vocabulary(folder: Path) -> Encoder:
         return get_encoder(folder)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} lacks the vocabulary: a Hugging Face folder holds vocab.json and merges.txt, or tokenizer.json; "
-            "copy them there from the original folder"
+            f"{named(folder)} lacks the vocabulary: a Hugging Face folder holds vocab.json and merges.txt, or "
+            "tokenizer.json; copy them there from the original folder"
         ) from error
 
 
@@ -133,14 +136,14 @@ def weight_files(folder: Path) -> list[Path]:
     """
     single = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
-    if single.is_file():
+    if files.is_file(single):
         return [single]
-    if index.is_file():
+    if files.is_file(index):
         return shards(index)
-    if (folder / FLOAT32_NAME).is_file():
+    if files.is_file(folder / FLOAT32_NAME):
         return []
-    problem = f"{folder} lacks model.safetensors (or its shards and {index.name})"
-    if (folder / "pytorch_model.bin").is_file():
+    problem = f"{named(folder)} lacks model.safetensors (or its shards and {index.name})"
+    if files.is_file(folder / "pytorch_model.bin"):
         raise CheckpointError(
             f"{problem}: pytorch_model.bin is not supported; convert it with transformers' save_pretrained"
         )
@@ -153,14 +156,16 @@ def shards(index: Path) -> list[Path]:
     names = file_names(weight_map) if isinstance(weight_map, dict) else set()
     if not names:
         raise CheckpointError(
-            f"{index} has no weight_map from tensor names to files in the same folder: copy or download it again"
+            f"{named(index)} has no weight_map from tensor names to files in the same folder: copy or download it again"
         )
-    missing = sorted(name for name in names if not os.path.isfile(index.parent / name))
+    paths = {name: index.parent / name for name in names}
+    missing = sorted(name for name, path in paths.items() if os.path.isdir(path) or not os.path.exists(path))
     if missing:
+        listed = ", ".join(abbreviated(name) for name in missing[:5])
         raise CheckpointError(
-            f"{index.parent} lacks {', '.join(missing[:5])}, listed in {index.name}: copy the missing files there"
+            f"{named(index.parent)} lacks {listed}, listed in {index.name}: copy the missing files there"
         )
-    return [index.parent / name for name in sorted(names)]
+    return [paths[name] for name in sorted(names)]
 
 
 def file_names(weight_map):
@@ -170,10 +175,12 @@ def file_names(weight_map):
     return set(names) if is_valid else set()
 
 
-def stored_tensors(file: Path) -> Iterator[tuple[str, StoredTensor]]:
+def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a name and a mapped StoredTensor for each tensor of a safetensors file."""
-    found, _ = mapped.read_header(file)
-    for name, array in mapped.map_file(file, found).items():
+    found, _ = mapped.read_header(path)
+    with files.open_to_read(path) as file:
+        arrays = mapped.map_file(file, found)
+    for name, array in arrays.items():
         yield name, StoredTensor(*found[name], read=lambda array=array: array)
 
 

@@ -1,6 +1,9 @@
 """Foreign text in messages, such as names and answers: limited in length, without control characters."""
 
+from os import PathLike
+
 MAX_LENGTH = 80  # characters of one foreign text in a message
+MAX_PATH = 240  # characters of a path, which readers copy
 
 
 def abbreviated(text: object, limit: int = MAX_LENGTH) -> str:
@@ -23,3 +26,17 @@ def abbreviated(text: object, limit: int = MAX_LENGTH) -> str:
 def escaped(text: str, but: str = "") -> str:
     """Return a text with an escape for each character that does not print, except those in `but`."""
     return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
+
+
+def named(path: str | PathLike) -> str:
+    """Return a path for a message."""
+    return abbreviated(path, MAX_PATH)
+
+
+def reason(error: BaseException) -> str:
+    """Return why the operating system refused something, without the number and the file's name.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "x"))
+    'No such file or directory'
+    """
+    return abbreviated(getattr(error, "strerror", None) or str(error) or type(error).__name__, MAX_PATH)

@@ -6,9 +6,10 @@ weights are converted to float32 once (see state_dict.py).
 """
 
 import contextlib
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from checkpoints import download, files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
+from checkpoints.messages import named
 from checkpoints.state_dict import (
     FLOAT32_NAME,
     GPT2_EPS,
@@ -38,6 +40,7 @@ from checkpoints.torchfile import LARGEST_PICKLE, Tensor, TorchFile, load_pickle
 from encoder import CharacterEncoder, Encoder, get_encoder
 
 GPT2_N_VOCAB = 50257
+LONGEST_NAME = 200  # characters of a dataset's name
 MATRIX = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 
 
@@ -65,7 +68,7 @@ def read_checkpoint(file: TorchFile) -> tuple[dict, dict, dict]:
     arguments = as_dict(content.get("model_args"))
     if not weights or not arguments:
         raise CheckpointError(
-            f"{file.path} has no model and model_args: it must be a checkpoint of nanoGPT's train.py; choose one"
+            f"{named(file.path)} has no model and model_args: it must be a checkpoint of nanoGPT's train.py; choose one"
         )
     return weights, arguments, as_dict(content.get("config"))
 
@@ -93,10 +96,21 @@ def load_tensors(file: TorchFile, weights: dict, shapes: Shapes, has_biases: boo
     if is_converted_from(source, converted, shapes):
         return mapped.map_tensors(converted, shapes)
     stored = collect(stored_tensors(file, weights), file.path)
+    check_sizes(file, [stored[name] for name in in_safetensors(shapes) if name in stored])
     if not has_biases:
         stored = zero_biases(shapes) | stored
     tensors = select(stored, shapes, file.path, "its model_args")
     return load_converted(tensors, converted, source, shapes)
+
+
+def check_sizes(file: TorchFile, tensors: Iterable[StoredTensor]) -> None:
+    """Raise CheckpointError if the tensors need more bytes than the file has: they would share their numbers."""
+    n_bytes = sum(np.dtype(mapped.DTYPES[tensor.dtype]).itemsize * math.prod(tensor.shape) for tensor in tensors)
+    if n_bytes > file.size:
+        raise CheckpointError(
+            f"{named(file.path)} has {file.size:,} bytes but its tensors need {n_bytes:,}: they share their numbers, "
+            "which those of nanoGPT do not; choose another checkpoint"
+        )
 
 
 def stored_tensors(file: TorchFile, weights: dict) -> Iterator[tuple[str, StoredTensor]]:
@@ -132,10 +146,10 @@ def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | 
     nanoGPT keeps meta.pkl beside the training text, in data/<dataset> beside the checkpoint's folder, and takes GPT-2's
     vocabulary from a library. Here it is read from the folder or from one of OpenAI's models in models_dir.
     """
-    if not isinstance(dataset, str) or Path(dataset).name != dataset:
+    if not isinstance(dataset, str) or Path(dataset).name != dataset or len(dataset) > LONGEST_NAME:
         dataset = "NAME"
     for place in (folder, folder.resolve().parent / "data" / dataset):
-        if os.path.isfile(place / "meta.pkl"):
+        if files.is_file(place / "meta.pkl"):
             return read_characters(place / "meta.pkl")
     for place in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
         with contextlib.suppress(FileNotFoundError):
@@ -144,28 +158,25 @@ def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | 
                 return encoder
     if n_vocab < GPT2_N_VOCAB:
         raise CheckpointError(
-            f"{folder} lacks meta.pkl, the characters of its {n_vocab:,} tokens: copy it there from nanoGPT's "
-            f"{Path('data', dataset)}"
+            f"{named(folder)} lacks meta.pkl, the characters of its {n_vocab:,} tokens: copy it there from nanoGPT's "
+            f"{named(Path('data', dataset))}"
         )
     raise CheckpointError(
-        f"{folder} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any of "
-        f"OpenAI's models, or download one to {models_dir} with --model_size 124M"
+        f"{named(folder)} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any "
+        f"of OpenAI's models, or download one to {named(models_dir)} with --model_size 124M"
     )
 
 
 def read_characters(meta: Path) -> CharacterEncoder:
     """Return the encoder of a meta.pkl, {"stoi": {character: id}, ...}; its other entries follow from stoi."""
-    if meta.stat().st_size > LARGEST_PICKLE:
-        raise CheckpointError(
-            f"{meta} has {meta.stat().st_size:,} bytes; nanoGPT's have at most {LARGEST_PICKLE:,}: copy it again"
-        )
+    content = files.read_bytes(meta, LARGEST_PICKLE)
     try:
-        ids = as_dict(as_dict(load_pickle(meta.read_bytes())).get("stoi"))
+        ids = as_dict(as_dict(load_pickle(content)).get("stoi"))
     except ValueError as error:
-        raise CheckpointError(f"{meta}: {error}; copy the file from nanoGPT again") from error
+        raise CheckpointError(f"{named(meta)}: {error}; copy the file from nanoGPT again") from error
     are_characters = all(type(key) is str and len(key) == 1 and type(i) is int for key, i in ids.items())
     if not (ids and are_characters and sorted(ids.values()) == list(range(len(ids)))):
         raise CheckpointError(
-            f"{meta} has no stoi that numbers characters from 0 without gaps: copy the file from nanoGPT again"
+            f"{named(meta)} has no stoi that numbers characters from 0 without gaps: copy the file from nanoGPT again"
         )
     return CharacterEncoder(ids)

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from checkpoints import download, files, mapped
 from checkpoints.download import INDEX, TEXT_FILES, WEIGHT_FILES, FileTable
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
+from checkpoints.messages import abbreviated, named
 from checkpoints.tensors import (
     Shapes,
     TypedShapes,
@@ -31,6 +32,7 @@ from checkpoints.tensors import (
 from encoder import Encoder, get_encoder
 
 CONVERTED_NAME = "model.safetensors"  # the checkpoint, converted
+LARGEST_NOTE = 2**20  # bytes of the file `checkpoint`, which lists the names of checkpoints
 
 
 def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
@@ -58,10 +60,8 @@ def official_files(folder: Path, models_dir: str | os.PathLike) -> FileTable:
 
 def checkpoint_index(folder: Path) -> Path:
     """Return the path of the checkpoint's index: model.ckpt.index, unless the file `checkpoint` names another."""
-    try:
-        text = (folder / "checkpoint").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # this file is optional
-        text = ""
+    file = folder / "checkpoint"
+    text = files.read_bytes(file, LARGEST_NOTE).decode("utf-8", "replace") if files.is_file(file) else ""
     match = re.search(r'^model_checkpoint_path: "(?:.*[/\\])?([^/\\"]+)"', text)  # the last part of the path
     prefix = match[1] if match else "model.ckpt"
     return folder / f"{prefix}.index"
@@ -86,8 +86,8 @@ def read_encoder(folder: Path, n_vocab: int) -> Encoder:
         raise CheckpointError(str(error)) from error
     if encoder.n_vocab != n_vocab:
         raise CheckpointError(
-            f"{folder / 'encoder.json'} has {encoder.n_vocab} tokens but hparams.json has n_vocab {n_vocab}: the files "
-            "belong to two models; copy all files of one model there"
+            f"{named(folder / 'encoder.json')} has {encoder.n_vocab} tokens but hparams.json has n_vocab {n_vocab}: "
+            "the files belong to two models; copy all files of one model there"
         )
     return encoder
 
@@ -108,7 +108,7 @@ def load_tensors(folder: Path, shapes: Shapes, official: FileTable) -> Arrays:
         converted,
         shapes,
         is_current=lambda: is_current(converted, index, shapes),
-        convert=lambda path: convert(index, path, shapes),
+        convert=lambda file: convert(index, file, shapes),
     )
 
 
@@ -117,7 +117,7 @@ def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
 
     The index holds a checksum of every tensor, so the SHA-256 of this small file identifies all weights.
     """
-    if not (converted.is_file() and index.is_file()):
+    if not (files.is_file(converted) and files.is_file(index)):
         return converted.is_file()  # without a checkpoint nothing else can be used
     try:
         found, source = mapped.read_header(converted)
@@ -128,18 +128,18 @@ def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
     return source == files.sha256_of(index).hexdigest() and found == in_safetensors(shapes)
 
 
-def convert(index: Path, path: Path, shapes: Shapes) -> None:
-    """Write the tensors of a TensorFlow checkpoint to the safetensors file `path`, one after the other.
+def convert(index: Path, file: BinaryIO, shapes: Shapes) -> None:
+    """Write the tensors of a TensorFlow checkpoint to an open file as safetensors, one after the other.
 
     Memory: TensorFlow and the largest tensor.
-    Raise CheckpointError if the checkpoint is damaged or its tensors are not those in `shapes`, OSError if `path`
+    Raise CheckpointError if the checkpoint is damaged or its tensors are not those in `shapes`, OSError if the file
     cannot be written.
     """
     source = files.sha256_of(index).hexdigest()
     names = in_checkpoint(shapes)
     found, read = open_checkpoint(index)
     check_tensors(index.with_suffix(""), names, found)
-    mapped.write_safetensors(path, in_safetensors(shapes), source, map(read, names))
+    mapped.write_safetensors(file, CONVERTED_NAME, in_safetensors(shapes), source, map(read, names))
 
 
 def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarray]]:
@@ -152,9 +152,10 @@ def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarra
             return read(*arguments)
         except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # TensorFlow raises all of these
             first_line, *_ = str(error).split("\n")
+            name = abbreviated(prefix.name)
             raise CheckpointError(
-                f"the checkpoint {prefix} cannot be read ({first_line}): delete {prefix.name}.index and "
-                f"{prefix.name}.data-*, then run again to download them, or copy them there again"
+                f"the checkpoint {named(prefix)} cannot be read ({abbreviated(first_line, 240)}): delete {name}.index "
+                f"and {name}.data-*, then run again to download them, or copy them there again"
             ) from error
 
     reader = checked(tf.train.load_checkpoint, str(prefix))
@@ -177,9 +178,9 @@ def import_tensorflow(folder: Path):
             import tensorflow
     except ImportError as error:
         raise CheckpointError(
-            f"converting the checkpoint in {folder} requires TensorFlow, once, and importing it failed ({error}): "
-            f"pip install tensorflow-cpu (on macOS: tensorflow), or copy {CONVERTED_NAME} there from a machine where "
-            "the model has been converted"
+            f"converting the checkpoint in {named(folder)} requires TensorFlow, once, and importing it failed "
+            f"({abbreviated(error, 240)}): pip install tensorflow-cpu (on macOS: tensorflow), or copy {CONVERTED_NAME} "
+            "there from a machine where the model has been converted"
         ) from error
     return tensorflow
 

@@ -22,6 +22,7 @@ import numpy as np
 from checkpoints import mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
+from checkpoints.messages import abbreviated, named
 from checkpoints.tensors import Shapes, check_tensors, in_safetensors, nest
 from encoder import Encoder
 
@@ -58,8 +59,8 @@ def check_vocabulary_size(encoder: Encoder, n_vocab: int, file: Path) -> Encoder
     """Return the encoder. Raise CheckpointError if it has more tokens than the model; fewer mean a padded model."""
     if encoder.n_vocab > n_vocab:
         raise CheckpointError(
-            f"the vocabulary has {encoder.n_vocab:,} tokens but {file} says {n_vocab:,}: the files belong to two "
-            "models; copy all files of one model there"
+            f"the vocabulary has {encoder.n_vocab:,} tokens but {named(file)} says {n_vocab:,}: the files belong to "
+            "two models; copy all files of one model there"
         )
     return encoder
 
@@ -78,7 +79,9 @@ def collect(pairs: Iterable[tuple[str, StoredTensor]], where: PathLike) -> Tenso
         if MASK.fullmatch(bare):
             continue
         if bare in tensors:
-            raise CheckpointError(f"{where} holds {bare} twice: delete one of the files that hold it")
+            raise CheckpointError(
+                f"{named(where)} holds {abbreviated(bare)} twice: delete one of the files that hold it"
+            )
         tensors[bare] = tensor
     return tensors
 
@@ -106,8 +109,8 @@ def select(tensors: Tensors, shapes: Shapes, where: PathLike, fits: str, is_tied
     check_tensors(where, expected, found, fits)
     if not (is_same(head, tensors["wte.weight"]) if head else is_tied):
         raise CheckpointError(
-            f"{where} has a separate output layer (lm_head.weight differs from wte.weight, or the configuration says "
-            "that it does), but in GPT-2 the two are the same; choose a model with tied embeddings"
+            f"{named(where)} has a separate output layer (lm_head.weight differs from wte.weight, or the configuration "
+            "says that it does), but in GPT-2 the two are the same; choose a model with tied embeddings"
         )
     return {path: tensors[name] for path, name in zip(shapes, names, strict=True)}
 
@@ -128,9 +131,9 @@ def is_same(a, b):
 def load_converted(tensors: Tensors, converted: Path, source: str, shapes: Shapes) -> Arrays:
     """Return {path: float32 array}, mapped from the file `converted`, which is written first if necessary."""
 
-    def convert(path):
+    def convert(file):
         arrays = (as_float32(tensor.dtype, tensor.read()) for tensor in tensors.values())
-        mapped.write_safetensors(path, in_safetensors(shapes), source, arrays)
+        mapped.write_safetensors(file, converted.name, in_safetensors(shapes), source, arrays)
 
     return mapped.convert_once(converted, shapes, lambda: is_converted_from(source, converted, shapes), convert)
 
@@ -139,7 +142,7 @@ def as_float32(dtype, array):
     """Return the array as float32. bfloat16 arrives as uint16 and is the upper half of a float32."""
     if dtype == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):  # infinities and NaN stay what they are
         return array.astype(np.float32, copy=False)
 
 

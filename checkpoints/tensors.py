@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 from checkpoints.files import CheckpointError
+from checkpoints.messages import abbreviated, named
 
 Shapes = dict[str, tuple[int, ...]]  # {path: shape}
 TypedShapes = dict[str, tuple[str, tuple[int, ...]]]  # {name in a file: (dtype, shape)}
@@ -34,10 +35,12 @@ def check_hparams(file: PathLike, hparams: dict[str, Any], names: dict[str, str]
         if type(value) is not int or not 1 <= value <= largest:  # isinstance would accept True
             its_name = (names or {}).get(name, name)
             raise CheckpointError(
-                f"{file}: {its_name} is {reprlib.repr(value)}; it must be a whole number from 1 to {largest:,}"
+                f"{named(file)}: {its_name} is {reprlib.repr(value)}; it must be a whole number from 1 to {largest:,}"
             )
     if hparams["n_embd"] % hparams["n_head"]:
-        raise CheckpointError(f"{file}: n_embd {hparams['n_embd']} is not a multiple of n_head {hparams['n_head']}")
+        raise CheckpointError(
+            f"{named(file)}: n_embd {hparams['n_embd']} is not a multiple of n_head {hparams['n_head']}"
+        )
 
 
 # ---- names and shapes ------------------------------------------------------------------------------------------
@@ -97,17 +100,18 @@ def check_tensors(where: PathLike, expected: TypedShapes, found: TypedShapes, fi
     """
 
     def describe(tensor):
-        return f"{tensor[0]} {list(tensor[1])}" if tensor else "nothing"
+        return abbreviated(f"{tensor[0]} {list(tensor[1])}", 40) if tensor else "nothing"
 
     faults = [
-        f"{name}: expected {describe(expected.get(name))}, found {describe(found.get(name))}"
+        f"{abbreviated(name, 60)}: expected {describe(expected.get(name))}, found {describe(found.get(name))}"
         for name in {**expected, **found}
         if expected.get(name) != found.get(name)
     ]
     if faults:
         more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
         raise CheckpointError(
-            f"{where} does not fit {fits} ({'; '.join(faults[:MAX_FAULTS])}{more}): copy all files of one model there"
+            f"{named(where)} does not fit {fits} ({'; '.join(faults[:MAX_FAULTS])}{more}): copy all files of one model "
+            "there"
         )
 
 

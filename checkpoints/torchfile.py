@@ -13,14 +13,17 @@ dicts, lists, tuples, strings and numbers. It accepts only the names in NAMES, a
 {'stoi': {'a': 0}, 'itos': {0: 'a'}}
 >>> load_pickle(pickle.dumps(print))
 Traceback (most recent call last):
-ValueError: its pickle names builtins.print, which is not needed to read tensors and was not run
+checkpoints.torchfile.Invalid: its pickle names builtins.print, which is not needed to read tensors and was not run
 """
 
 import contextlib
+import io
 import math
+import os
 import pickletools
 import reprlib
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,7 +31,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LARGEST_PICKLE = 2**24  # bytes; the pickle of a GPT-2 with its optimizer has a few hundred thousand
+from checkpoints import files
+from checkpoints.messages import abbreviated, named, reason
+
+LARGEST_PICKLE = 2**22  # bytes; the pickle of a GPT-2 with its optimizer has a few hundred thousand
+LARGEST_DIRECTORY = 2**22  # bytes; the list of the archive's members, about a hundred for each tensor
+LARGEST_KEY = 2**24  # of a dict; larger numbers can be chosen such that all have the same place in the dict
 LARGEST_SIZE = 2**48  # elements
 MAX_AXES = 8
 
@@ -47,6 +55,14 @@ STORAGES = {  # name: safetensors' name of the type, NumPy's type; NumPy has no 
 REBUILD = "torch._utils._rebuild_tensor_v2"
 ORDERED_DICT = "collections.OrderedDict"
 NAMES = {*STORAGES, REBUILD, ORDERED_DICT}
+
+
+class Invalid(ValueError):
+    """The file is not what it must be; the message says why in a few words."""
+
+
+# What zipfile and NumPy raise for damaged files.
+DAMAGE = (zipfile.BadZipFile, LookupError, RuntimeError, EOFError, struct.error, ValueError, ArithmeticError, OSError)
 
 
 class Name(NamedTuple):
@@ -87,15 +103,18 @@ class TorchFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.size = path.stat().st_size
-        with self.wrapped_errors():
-            self.archive = zipfile.ZipFile(path)
+        self.file = DirectoryReader(files.open_to_read(path))
         try:
+            self.size = os.fstat(self.file.fileno()).st_size
             with self.wrapped_errors():
+                if self.size == 0:
+                    raise Invalid("it is empty")
+                self.archive = zipfile.ZipFile(self.file)
+                self.file.limit = self.size
                 self.root = self.find_root()
                 self.content = load_pickle(self.read_member("data.pkl", range(LARGEST_PICKLE)))
         except BaseException:
-            self.archive.close()
+            self.file.close()
             raise
 
     def __enter__(self):
@@ -103,6 +122,7 @@ class TorchFile:
 
     def __exit__(self, *exception):
         self.archive.close()
+        self.file.close()
 
     def read(self, tensor: Tensor) -> np.ndarray:
         """Return the elements of a tensor, with NumPy's type in STORAGES. Memory: at most its storage."""
@@ -110,10 +130,12 @@ class TorchFile:
             storage, offset, shape, strides = tensor
             kind = np.dtype(STORAGES[storage.kind][1])
             if math.prod(shape) > storage.size:  # possible with strides of 0
-                raise ValueError(f"a tensor {reprlib.repr(shape)} is larger than its storage of {storage.size:,}")
+                raise Invalid(f"a tensor {reprlib.repr(shape)} is larger than its storage of {storage.size:,}")
             n_bytes = storage.size * kind.itemsize
+            last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+            if 0 not in shape and last >= storage.size:
+                raise Invalid(f"a tensor ends at element {last + 1:,} of a storage of {storage.size:,}")
             data = self.read_member(f"data/{storage.key}", range(n_bytes, n_bytes + 1))
-            # NumPy raises ValueError if the view exceeds the data.
             return np.ndarray(shape, kind, data, offset * kind.itemsize, [n * kind.itemsize for n in strides])
 
     def find_root(self) -> str:
@@ -121,10 +143,10 @@ class TorchFile:
         members = self.archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError("it has no data.pkl, or several")
+            raise Invalid("it has no data.pkl, or several")
         byteorder = f"{roots[0]}byteorder"
         if byteorder in members and self.archive.getinfo(byteorder).file_size != len("little"):
-            raise ValueError("its numbers are big-endian")
+            raise Invalid("its numbers are big-endian")
         return roots[0]
 
     def read_member(self, name: str, sizes: range) -> bytes:
@@ -132,7 +154,9 @@ class TorchFile:
         member = self.archive.getinfo(self.root + name)
         is_stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
         if not is_stored or member.file_size > self.size or member.file_size not in sizes:
-            raise ValueError(f"its member {name} has {member.file_size:,} bytes: its size is wrong or it is compressed")
+            raise Invalid(
+                f"its member {abbreviated(name)} has {member.file_size:,} bytes: its size is wrong or it is compressed"
+            )
         return self.archive.read(member)
 
     @contextlib.contextmanager
@@ -140,11 +164,32 @@ class TorchFile:
         """Raise ValueError, with the file's name and a remedy, in place of the many errors that damage causes."""
         try:
             yield
-        except (zipfile.BadZipFile, LookupError, RuntimeError, EOFError, struct.error, ValueError, OSError) as error:
+        except DAMAGE as error:
             raise ValueError(
-                f"{self.path} cannot be read as a file of torch.save ({error}): if it is damaged or cut off, copy it "
-                "again; if torch before 1.6 wrote it or it holds more than weights, save the weights again"
+                f"{named(self.path)} cannot be read as a file of torch.save ({fault(error)}): if it is damaged or cut "
+                "off, copy it again; if torch before 1.6 wrote it or it holds more than weights, save the weights again"
             ) from error
+
+
+class DirectoryReader(io.BufferedReader):
+    """A reader of an archive that reads at most `limit` bytes at once: zipfile reads the list of members as a whole."""
+
+    limit = LARGEST_DIRECTORY
+
+    def __init__(self, file):
+        super().__init__(file.detach())
+
+    def read(self, size=-1):
+        if size is not None and size > self.limit:
+            raise Invalid(f"its list of members has {size:,} bytes, more than {self.limit:,}")
+        return super().read(size)
+
+
+def fault(error: Exception) -> str:
+    """Return what is wrong with a file: our own words, or the kind of error that a library raised."""
+    if isinstance(error, Invalid | zipfile.BadZipFile | OSError):
+        return reason(error)
+    return f"its structure is invalid, {type(error).__name__}"
 
 
 # ---- the pickle ------------------------------------------------------------------------------------------------
@@ -157,9 +202,13 @@ def load_pickle(data: bytes) -> Any:
     torch.save and pickle.dump do not write for such values.
     """
     try:
-        return run(pickletools.genops(data))
-    except (IndexError, KeyError, TypeError, AttributeError) as error:  # raised by invalid programs
-        raise ValueError(f"its pickle is damaged ({type(error).__name__})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strings in old pickles with invalid escapes
+            return run(pickletools.genops(data))
+    except Invalid:
+        raise
+    except (IndexError, KeyError, TypeError, AttributeError, ValueError) as error:  # raised by invalid programs
+        raise Invalid(f"its pickle is damaged or cut off, {type(error).__name__}") from error
 
 
 def run(instructions: Iterable[tuple[pickletools.OpcodeInfo, Any, int]]) -> Any:
@@ -204,6 +253,8 @@ def run(instructions: Iterable[tuple[pickletools.OpcodeInfo, Any, int]]) -> Any:
                 items = pop_series() if opcode.name == "SETITEMS" else [stack.pop(-2), stack.pop()]
                 set_items(stack[-1], items)
             case "BINPUT" | "LONG_BINPUT":
+                if argument > len(memo):
+                    raise Invalid("its pickle numbers its values with gaps")
                 memo[argument] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
@@ -226,29 +277,35 @@ def run(instructions: Iterable[tuple[pickletools.OpcodeInfo, Any, int]]) -> Any:
             case "STOP":
                 return stack.pop()
             case other:
-                raise ValueError(f"its pickle has the instruction {other}, which is not needed to read tensors")
+                raise Invalid(
+                    f"its pickle has the instruction {abbreviated(other)}, which is not needed to read tensors"
+                )
 
 
 def set_items(target, items):
     """Add to a dict the keys and values that alternate in `items`."""
     keys = items[::2]
     values = items[1::2]
-    if not all(type(key) in (str, int) for key in keys):  # the hash of a nested tuple can take forever
-        raise ValueError("its pickle has a dict whose keys are neither strings nor whole numbers")
+    if len(keys) != len(values):
+        raise Invalid("its pickle has a dict with a key without a value")
+    # The hash of a nested tuple can take forever.
+    if not all(type(key) is str or (type(key) is int and 0 <= key < LARGEST_KEY) for key in keys):
+        rule = f"strings or whole numbers from 0 to {LARGEST_KEY - 1:,}"
+        raise Invalid(f"its pickle has a dict whose keys are not all {rule}")
     target.update(zip(keys, values, strict=True))
 
 
 def admit(name):
     """Return the Name. Raise ValueError if it is not one of NAMES."""
     if name not in NAMES:
-        raise ValueError(f"its pickle names {name:.100}, which is not needed to read tensors and was not run")
+        raise Invalid(f"its pickle names {abbreviated(name)}, which is not needed to read tensors and was not run")
     return Name(name)
 
 
 def as_storage(tag, kind, key, location, size):
     """Return the Storage that torch's reference describes; `location` is the device it was on."""
     if not (kind.name in STORAGES and type(key) is str and is_size(size)):
-        raise ValueError("its pickle has a storage of unknown type")
+        raise Invalid("its pickle has a storage of unknown type")
     return Storage(kind.name, key, size)
 
 
@@ -257,11 +314,11 @@ def reduce(name, arguments):
     if name == Name(ORDERED_DICT) and len(arguments) == 0:
         return {}
     if name != Name(REBUILD):
-        raise ValueError("its pickle calls a name that must not be called")
+        raise Invalid("its pickle calls a name that must not be called")
     storage, offset, shape, strides, *_ = arguments  # the rest: requires_grad and hooks
     are_tuples = type(shape) is type(strides) is tuple and len(shape) == len(strides) <= MAX_AXES
     if not (type(storage) is Storage and are_tuples and all(map(is_size, (offset, *shape, *strides)))):
-        raise ValueError("its pickle has a tensor with an invalid shape")
+        raise Invalid("its pickle has a tensor with an invalid shape")
     return Tensor(storage, offset, shape, strides)
 
 

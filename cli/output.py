@@ -14,12 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import numpy as np
 
 import sampling
+from cli.flags import FLAGS, STRATEGY_FLAGS
 from cli.messages import run_time_failures
 from cli.options import Options
 from engine.completion import Completion
 from utils import Model
 
 SEPARATOR = "-" * 15  # a line between two samples, as in nanoGPT
+OFF = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "entmax_alpha": 1, "repetition_penalty": 1}
+OFF |= {"presence_penalty": 0, "frequency_penalty": 0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "logit_bias": {}}
 NOT_SETTINGS = ("seed", "model_size", "models_dir", "json", "stream", "quiet")  # flags that do not change the text
 
 
@@ -163,10 +166,34 @@ def make_record(
 
 
 def settings(options: Options) -> dict:
-    """Return the options that the text depends on: those given, and those that a strategy or preset implies."""
+    """Return the values in effect of the options that the text depends on, without those that are off.
+
+    A strategy or a preset is given by the values that it stands for.
+    """
+    names = (FLAGS.keys() & options.values.keys()) - {*NOT_SETTINGS}
+    values = {name: as_json(options.values[name]) for name in FLAGS if name in names}
+    others = {name: value for name, value in values.items() if name not in STRATEGY_FLAGS}
+    own_sampler = {"strategy": values["strategy"]} if callable(options.strategy) else {}
+    effective = others | drawing_knobs(options) | own_sampler
+    length = {"n_tokens_to_generate": effective.pop("n_tokens_to_generate")}
+    return length | {name: value for name, value in effective.items() if not is_off(name, value)}
+
+
+def drawing_knobs(options):
+    """Return the knobs of the sampler with their values, {} if it is greedy."""
     sampler = sampling.make_sampler(**options.sampling)
-    given = {name: as_json(options.values[name]) for name in options.given if name not in NOT_SETTINGS}
-    return {"n_tokens_to_generate": options.n_tokens_to_generate, **getattr(sampler, "keywords", {}), **given}
+    if isinstance(sampler, sampling.Mirostat):
+        knobs = {**sampler.knobs, "mirostat_tau": sampler.tau, "mirostat_eta": sampler.eta}
+    else:
+        knobs = getattr(sampler, "keywords", None)
+    if knobs is None or knobs.get("temperature", 1.0) < sampling.GREEDY_BELOW:
+        return {}
+    return {"temperature": 1.0, **knobs}
+
+
+def is_off(name, value):
+    """Return whether an option has no effect with this value."""
+    return value is None or value == OFF.get(name, FLAGS[name].default)
 
 
 def as_json(value):

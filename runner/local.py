@@ -10,25 +10,32 @@ import contextlib
 import itertools
 import logging
 import os
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import utils
 from checkpoints import files
-from cli.command import quiet
+from cli.command import DEBUG, Terminated, quiet
 from cli.complete import draw_seed, encode_prompt, new_completion
 from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
 from cli.help import Command
+from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock
 from engine.batching import Job, decode_together
 from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
-from runner.records import Records, check_unchanged, make_error_record, make_record
+from runner.record_format import check_unchanged, make_error_record, make_record, quoted
+from runner.records import Records
 from sampling import make_sampler
 from utils import Model
 
 log = logging.getLogger("picogpt")
+
+N_FIRST_ROWS = 100  # if all of these fail, the run stops
+LONG_PROMPT = 2**16  # characters; a shorter prompt is encoded without a look at its length
+CONTINUES = "Finished rows are kept; the same command continues with the others."
 
 BATCH = Command(
     usage="batch.py PROMPTS [--output FILE] [--option value ...]",
@@ -42,7 +49,7 @@ BATCH = Command(
 
         The output is one JSON object per sample: the fields of gpt2.py --json, and row, the number of the row from 0.
         Rows are written in the order in which they are finished. A row that fails is written with its line and an
-        error, and the run continues.
+        error, and the run continues, unless the first 100 rows all fail. A row may have up to 16 MB.
 
         The options below apply to all rows. A row of a .jsonl or .csv file may set some of them for itself:
         {", ".join(ROW_FLAGS)}. Its other fields are copied to the output.""",
@@ -54,8 +61,8 @@ BATCH = Command(
         Sample i of row j draws from default_rng([seed, j, i]), whatever the batch size. A row with a seed of its own
         gives the text that gpt2.py gives with this seed.
 
-        Exit codes: 0 all rows are finished, 1 some rows failed or the run could not go on, 2 usage error, 130 Ctrl-C.
-        After 1 and 130 the same command continues the run.""",
+        Exit codes: 0 all rows are finished, 1 some rows failed or the run could not go on, 2 usage error, 130 Ctrl-C,
+        143 SIGTERM, 129 SIGHUP. After all but 0 and 2 the same command continues the run.""",
     examples=(
         "python batch.py prompts.txt --output out.jsonl --top_p 0.9 --model_size tiny",
         "python batch.py prompts.jsonl --output out.jsonl --num_samples 3 --top_k 40",
@@ -78,7 +85,11 @@ def complete_all(prompts: str | None, words: tuple, options: Options) -> None:
             run_rows(prompts, options)
     except KeyboardInterrupt:
         if options.output not in (None, "-"):
-            log.warning("\nInterrupted. Finished rows are kept; the same command continues with the others.")
+            log.warning(f"\nInterrupted. {CONTINUES}")
+        raise
+    except Terminated as error:
+        if options.output not in (None, "-"):
+            error.args = (f"{error}. {CONTINUES}",)
         raise
 
 
@@ -95,8 +106,10 @@ def run_rows(prompts, options):
     """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
     format = find_format(prompts, options.format)
     model_name = utils.find_model(options.model_size, options.models_dir).name
-    check_output(prompts, options.output)
-    with open_prompts(prompts) as file, contextlib.closing(Records(options.output, options.overwrite)) as records:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_prompts(prompts))
+        check_output(file, options.output)
+        records = stack.enter_context(contextlib.closing(Records(options.output, options.overwrite)))
         seed = choose_seed(options, records)
         run = Run(records, progress_bar(prompts, format, records, options))
         with run.bar:
@@ -107,11 +120,12 @@ def run_rows(prompts, options):
         run.report()
 
 
-def check_output(prompts, output):
-    """Raise ValueError if the output would overwrite the prompts."""
+def check_output(file, output):
+    """Raise ValueError if the output would overwrite the open file of prompts."""
     with contextlib.suppress(OSError):
-        if prompts != "-" and output and os.path.samefile(files.expand(prompts), files.expand(output)):
-            raise ValueError(f"{output!r} holds the prompts; name another --output")
+        there = os.stat(files.expand(output or "-"))
+        if stat.S_ISREG(there.st_mode) and os.path.samestat(there, os.fstat(file.fileno())):
+            raise ValueError(f"{quoted(output)} holds the prompts; name another --output")
 
 
 def choose_seed(options, records):
@@ -147,6 +161,7 @@ class RowJob(Job):
 
     def __init__(self, request: Request, model: Model):
         options = request.options
+        check_size(request.prompt, model, options)
         ids = encode_prompt(request.prompt, model, options)
         completions = [
             new_completion(model, options, make_sampler(**options.sampling), len(ids), (request.seed, request.index, i))
@@ -156,6 +171,14 @@ class RowJob(Job):
         self.request = request
         self.model = model
         self.clock = Clock()
+
+    def extend(self, completion, logits, is_full):
+        """Choose the next token of one completion. Any failure ends this job; other jobs go on."""
+        try:
+            super().extend(completion, logits, is_full)
+        except Exception as error:
+            self.error = describe(error)
+            self.finish("error")
 
     @property
     def n_new(self) -> int:
@@ -169,6 +192,18 @@ class RowJob(Job):
         ]
 
 
+def check_size(prompt: str, model: Model, options: Options) -> None:
+    """Raise ValueError for a prompt that no encoding makes short enough. Encoding it would take much memory."""
+    if len(prompt) <= LONG_PROMPT or options.context == "slide":
+        return
+    longest = max(map(len, model.encoder.encoder))
+    if len(prompt) > model.n_ctx * longest:
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters; this model reads at most {model.n_ctx} tokens of at most "
+            f"{longest} characters each: shorten it, or add --context slide"
+        )
+
+
 class Run:
     """A run in progress: where it writes, its progress bar and its totals."""
 
@@ -178,24 +213,58 @@ class Run:
         self.clock = Clock()
         self.n_done = 0
         self.n_failed = 0
+        self.n_first_failed = 0  # of the first N_FIRST_ROWS rows
         self.n_samples = 0
         self.n_tokens = 0
 
+    def attempt(self, row: Row, make: Callable, *args):
+        """Return make(*args). If it fails, write the record of the row, which has then failed, and return None.
+
+        Errors of the output are raised: they are not the row's.
+        """
+        try:
+            return make(*args)
+        except OSError:
+            raise
+        except Exception as error:
+            self.fail(row, error)
+            return None
+
     def fail(self, row: Row, error: Exception | str) -> None:
-        """Write the record of a row that failed."""
-        self.records.write([make_error_record(row, error)])
+        """Write the record of a row that failed. Raise RuntimeError if this is the last of many and no row was done."""
+        if os.environ.get(DEBUG) == "1" and type(error) not in (str, ValueError):
+            raise error
+        message = error if isinstance(error, str) else describe(error)
+        try:
+            self.records.write([make_error_record(row, message)])
+        except (ValueError, TypeError, RecursionError, MemoryError):  # its fields cannot be written
+            self.records.write([make_error_record(row, message, is_whole=False)])
         self.n_failed += 1
+        self.n_first_failed += row.number < N_FIRST_ROWS
         self.bar.update()
+        if self.n_first_failed == N_FIRST_ROWS and not self.n_done:
+            raise RuntimeError(
+                f"the first {N_FIRST_ROWS} rows all failed, the last one because {message}. Correct the prompts or the "
+                "options and run the same command again"
+            )
 
     def follow(self, job: RowJob) -> None:
         """Note a step of a job, and write its records if that was the last one."""
         job.clock.tick(job.completions)
         if not job.is_finished:
             return
+        row = job.request.row
         if job.error:
-            self.fail(job.request.row, job.error)
-            return
+            self.fail(row, job.error)
+        elif self.attempt(row, self.write, job):
+            self.count(job)
+
+    def write(self, job):
         self.records.write(job.records())
+        return True
+
+    def count(self, job):
+        """Add a finished job to the totals."""
         self.n_done += 1
         self.n_samples += len(job.completions)
         self.n_tokens += job.n_new
@@ -204,7 +273,8 @@ class Run:
         self.bar.update()
 
     def report(self) -> None:
-        """Remark on the totals. Raise RuntimeError if rows have failed."""
+        """Remark on the totals. Raise RuntimeError if rows have failed, OSError if records were lost."""
+        self.records.finish()
         n_before = self.records.n_finished
         before = f" ({n_before} were finished before)" if n_before else ""
         seconds = self.clock.seconds
@@ -222,29 +292,31 @@ class Run:
 def unfinished(rows: Iterable[Row], options: Options, seed: int, model_name: str, run: Run) -> Iterator[Request]:
     """Yield the requests that no earlier run has finished. A row that is invalid gets its record at once."""
     for row in rows:
-        try:
-            request = make_request(row, options, seed)
-        except ValueError as error:
-            run.fail(row, error)
-            continue
         record = run.records.find(row.number)
-        if record is None:
+        if record:
+            check_unchanged(make_finished_request(row, options, seed, run), record, model_name, run.records.path)
+        elif request := run.attempt(row, make_request, row, options, seed):
             yield request
-        else:
-            check_unchanged(request, record, model_name, run.records.path)
+
+
+def make_finished_request(row, options, seed, run):
+    """Return the request of a row that an earlier run has finished. Raise ValueError if it is invalid now."""
+    try:
+        return make_request(row, options, seed)
+    except Exception as error:
+        raise ValueError(
+            f"row {row.number} of {quoted(run.records.path)} is finished, but this row of the prompts is now invalid: "
+            f"{describe(error)}. Use the same prompts and options, or name another --output"
+        ) from error
 
 
 def jobs(requests: Iterable[Request], model: Model, run: Run) -> Iterator[RowJob]:
     """Yield the jobs of the requests. A request that the model cannot take, or of no tokens, is finished at once."""
     for request in requests:
-        try:
-            job = RowJob(request, model)
-        except ValueError as error:
-            run.fail(request.row, error)
-            continue
-        if job.is_finished:
+        job = run.attempt(request.row, RowJob, request, model)
+        if job and job.is_finished:
             run.follow(job)
-        else:
+        elif job:
             yield job
 
 
@@ -259,9 +331,16 @@ def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Ru
         f"each with up to {bytes_per_slot / 1e6:.1f} MB of keys and values"
     )
     run.clock = Clock()  # the time of loading does not count
-    for stepped in decode_together(jobs(requests, model, run), model.params, model.n_head, n_slots):
-        for job in stepped:
-            run.follow(job)
+    try:
+        with run_time_failures("the run ends here: "):
+            for stepped in decode_together(jobs(requests, model, run), model.params, model.n_head, n_slots):
+                for job in stepped:
+                    run.follow(job)
+    except MemoryError as error:
+        raise RuntimeError(
+            f"there is not enough memory for {n_slots} samples at a time: add --batch_size {max(1, n_slots // 2)}; "
+            "the same command continues with the other rows"
+        ) from error
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------

@@ -1,100 +1,34 @@
-"""The records of a batch run: what is in them, and the file that holds each row exactly once.
+"""The file of records of a batch run, which holds each row exactly once.
 
 The records of a row are written in one call, so that a row is in the file as a whole or not at all. A run whose output
 exists continues it: `Records` finds the finished rows and removes failed and incomplete ones.
 """
 
+import contextlib
+import errno
+import functools
 import itertools
-import json
 import os
+import shlex
 import stat
+import sys
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from checkpoints import files
+from checkpoints.messages import abbreviated
 from cli import output
-from engine.completion import Completion
-from runner.prompts import ROW_SETTINGS, Request, Row
-from utils import Model
+from runner.record_format import is_blank, is_certain, is_finished, is_torn, parse, quoted
+from runner.signals import delayed_signals
 
-# ---- the contents of a record ----------------------------------------------------------------------------------
-
-RECORD_FIELDS = (  # a field of a row with one of these names is copied as input_<name>
-    "row",
-    "line",
-    "index",
-    "prompt",
-    "text",
-    "finish_reason",
-    "seed",
-    "model",
-    "settings",
-    "usage",
-    "timings",
-    "logprobs",
-    "error",
-)
-
-
-def make_record(
-    request: Request, index: int, completion: Completion, n_prompt: int, model: Model, clock: output.Clock
-) -> dict:
-    """Return the record of a completion: that of gpt2.py --json, the number of the row and its other fields."""
-    beginning = request.prompt if request.options.echo else ""
-    record = output.make_record(
-        index,
-        completion,
-        beginning + completion.text.take(),
-        prompt=request.prompt,
-        n_prompt=n_prompt,
-        seed=request.seed,
-        model=model,
-        options=request.options,
-        clock=clock,
-    )
-    return {"row": request.row.number, **other_fields(request.row), **record, "settings": settings(request)}
-
-
-def make_error_record(row: Row, error: Exception | str) -> dict:
-    """Return the record of a row that failed."""
-    prompt = {"prompt": row.fields["prompt"]} if "prompt" in row.fields else {}
-    return {"row": row.number, "line": row.line, **other_fields(row), **prompt, "error": str(error)}
-
-
-def other_fields(row):
-    """Return the fields of a row that are neither its prompt nor a setting."""
-    others = {name: value for name, value in row.fields.items() if name != "prompt" and name not in ROW_SETTINGS}
-    return {f"input_{name}" if name in RECORD_FIELDS else name: value for name, value in others.items()}
-
-
-def settings(request):
-    """Return the settings of gpt2.py --json, and the seed if it is the row's own."""
-    own_seed = {"seed": request.seed} if request.has_own_seed else {}
-    return output.settings(request.options) | own_seed
-
-
-def check_unchanged(request: Request, record: dict, model_name: str, path: Path) -> None:
-    """Raise ValueError if a row that an earlier run finished would now be generated in another way."""
-    now = {"prompt": request.prompt, "model": model_name, "seed": request.seed, **settings(request)}
-    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    then = {name: record[name] for name in ("prompt", "model", "seed")} | record["settings"]
-    for name in then | now:
-        if then.get(name) != now.get(name):
-            raise ValueError(
-                f"row {request.row.number} of {str(path)!r} was made with {name} {abbreviated(then.get(name))}, now it "
-                f"is {abbreviated(now.get(name))}: use the same prompts and options, name another --output, or start "
-                "again with --overwrite"
-            )
-
-
-def abbreviated(value):
-    """Return a value as JSON of at most 60 characters, for a message."""
-    text = "not given" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:60] + "..."
-
-
-# ---- the file of records ---------------------------------------------------------------------------------------
+MAX_RECORDS = 2**28  # bytes of the records of a row, and of a line of the output
+MAX_STRANGE = 100  # lines that are not records; after them, the rest of the file is not read
+MAX_LISTED = 20  # numbers of such lines in a message
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ATTEMPTS = 20  # to open a file that other runs are replacing
+CONTINUE = "run the same command again: it continues where this run stopped"
 
 
 class Records:
@@ -108,67 +42,115 @@ class Records:
     def __init__(self, path: str | Path | None, overwrite: bool = False):
         self.path = None if path in (None, "-") else Path(files.expand(path))
         self.file = None
-        self.reader = None
-        self.offsets = array("q")  # offsets[row]: the position of the first record of a finished row, otherwise -1
+        self.reader = None  # None unless the output is a regular file
+        self.size = 0  # of the records in it
+        self.offsets = Offsets()  # of the first record of each finished row
         self.n_finished = 0
         self.seed = None
         try:
             if self.path:
                 self.open(overwrite)
+            elif sys.stdout is None:
+                raise ValueError("stdout is closed: name a file for the records by --output")
             else:
                 output.escape_lone_surrogates()
         except OSError as error:
             self.close()
-            raise ValueError(f"cannot write to {str(self.path)!r}: {error.strerror}") from error
+            raise ValueError(f"cannot write to {quoted(self.path)}: {error.strerror}") from error
         except BaseException:
             self.close()
             raise
 
+    # ---- open --------------------------------------------------------------------------------------------------
+
     def open(self, overwrite):
         """Open and lock the file, and remove all but the finished rows."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        self.file = open(descriptor, "r+b", buffering=0)  # noqa: SIM115, close() does it
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        self.open_locked()
+        if self.reader is None:
             return
-        if not files.try_lock(self.file):
-            raise ValueError(f"another run is writing to {str(self.path)!r}: wait for it, or name another --output")
-        self.reader = open(self.path, "rb")  # noqa: SIM115
         if overwrite:
             self.file.truncate(0)
-        spans = join_adjacent(self.find_finished())
+        strange = []
+        spans = join_adjacent(self.find_finished(strange))
+        if strange:
+            raise ValueError(self.refusal(strange))
         end = spans[0][1] if spans else 0
         if spans in ([], [(0, end)]):
             self.file.truncate(end)
-            self.file.seek(0, os.SEEK_END)
+            self.size = end
         else:
             self.rewrite(spans)
 
-    def find_finished(self):
-        """Yield (start, stop), in bytes, of each finished row, and note its position."""
-        for row, lines in itertools.groupby(self.read_lines(), key=lambda line: line[2]["row"]):
-            lines = list(lines)
-            start, _, record = lines[0]
-            _, stop, _ = lines[-1]
-            if is_finished(record, len(lines)) and not self.has(row):
-                self.note(row, start, record)
+    def open_locked(self):
+        """Open the file. If it is regular, lock it and open it for reading too.
+
+        Another run may replace the file between these steps; then the file that is there now is opened.
+        """
+        for _ in range(ATTEMPTS):
+            self.file = open_for_writing(self.path)
+            status = os.fstat(self.file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return
+            if not files.try_lock(self.file):
+                raise ValueError(
+                    f"another run is writing to {quoted(self.path)}: wait for it, or name another --output"
+                )
+            self.reader = open_or_none(self.path)
+            if self.reader and os.path.samestat(os.fstat(self.reader.fileno()), os.fstat(self.file.fileno())):
+                check_links(self.path, status)
+                return
+            self.close()
+        raise ValueError(f"other programs keep replacing {quoted(self.path)}: name another --output")
+
+    def find_finished(self, strange):
+        """Yield (start, stop), in bytes, of each finished row, and note its position. strange: as in read_records."""
+        for start, stop, record, n_records in by_row(self.read_records(strange)):
+            if is_finished(record, n_records) and record["row"] not in self.offsets:
+                self.note(record["row"], start, record)
                 yield start, stop
 
-    def read_lines(self):
-        """Yield (start, stop, record) of each line. An incomplete line at the end is left out."""
+    def read_records(self, strange):
+        """Yield (start, stop, record) of each record.
+
+        strange: an empty list, which receives the numbers of the lines that are neither records, nor blank, nor torn
+        at the end of the file.
+        """
         self.reader.seek(0)
-        size = os.fstat(self.reader.fileno()).st_size
-        start = 0
-        for number, line in enumerate(self.reader, 1):
-            stop = start + len(line)
-            record = parse(line)
-            if record and line.endswith(b"\n"):
-                yield start, stop, record
-            elif stop < size or not (record or is_incomplete(line)):
-                raise ValueError(
-                    f"line {number} of {str(self.path)!r} is not a record of a batch run: "
-                    "name another --output, or add --overwrite"
-                )
-            start = stop
+        n_torn = 0  # of these, torn ones after the last record
+        first = None  # the line of the first record
+        is_ours = False
+        for number, start, line in numbered_lines(self.reader):
+            record = parse(line) if line.endswith(b"\n") else None
+            if record:
+                first = first or number
+                is_ours = is_ours or is_certain(record)
+                n_torn = 0
+                yield start, start + len(line), record
+            elif not is_blank(line) or (b"\0" in line and not is_ours):
+                strange.append(number)
+                n_torn += is_torn(line, is_first=not is_ours)
+            if len(strange) > max(n_torn, MAX_STRANGE):
+                break
+        if first and not is_ours:
+            strange.insert(0, first)
+        if len(strange) == n_torn:
+            strange.clear()
+
+    def refusal(self, strange):
+        """Return a message about the lines with these numbers, which are not records."""
+        problem = f"line {strange[0]} of {quoted(self.path)} is not a record of a batch run"
+        if not self.n_finished:
+            return f"{problem}: name another --output, or add --overwrite"
+        if len(strange) > MAX_LISTED:
+            return f"{problem}, nor are {len(strange) - 1} other lines: name another --output"
+        script = ";".join(f"{number}d" for number in strange)
+        rows = f"{self.n_finished} finished row{'s' * (self.n_finished > 1)}"
+        which = "this line" if len(strange) == 1 else f"the lines {', '.join(map(str, strange))}"
+        return (
+            f"{problem}, but the file has {rows}. To keep them, delete {which} "
+            f"(sed -i '{script}' {shlex.quote(abbreviated(self.path, 300))}) and run the same command again; "
+            "--overwrite would delete them"
+        )
 
     def rewrite(self, spans):
         """Replace the file by these parts of it and open it again. What lies between are failed rows."""
@@ -178,52 +160,187 @@ class Records:
                 while size := min(stop - self.reader.tell(), files.CHUNK):
                     new.write(self.reader.read(size))
         self.close()
-        self.offsets = array("q")
+        self.offsets = Offsets()
         self.n_finished = 0
         self.open(overwrite=False)
 
     def note(self, row, offset, record):
         """Note a finished row, and the seed of the run if it is not the row's own."""
-        self.offsets.extend([-1] * (row + 1 - len(self.offsets)))
         self.offsets[row] = offset
         self.n_finished += 1
         if self.seed is None and "seed" not in record["settings"]:
             self.seed = record["seed"]
 
-    def has(self, row):
-        return row < len(self.offsets) and self.offsets[row] >= 0
+    # ---- read and write ----------------------------------------------------------------------------------------
 
     def find(self, row: int) -> dict | None:
         """Return the first record of a row that an earlier run has finished, or None."""
-        if not self.has(row):
+        if row not in self.offsets:
             return None
         self.reader.seek(self.offsets[row])
-        return json.loads(self.reader.readline())
+        record = parse(self.reader.readline())
+        if record is None:
+            raise OSError(f"{quoted(self.path)} was changed by another program during this run: {CONTINUE}")
+        return record
 
     def write(self, records: Iterable[dict]) -> None:
-        """Write all records of a row. Raise OSError if that fails; no part of the row then remains in a file."""
+        """Write all records of a row. Raise OSError if that fails; no part of the row then remains in a file.
+
+        A signal waits until the row has been written.
+        """
         text = "".join(map(output.as_line, records))
-        if self.path is None:
-            output.write(text)
-            return
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        end = self.file.tell() if self.reader else 0
+        if len(text) > MAX_RECORDS:
+            raise ValueError(
+                f"the records of the row have {len(text)} characters, at most {MAX_RECORDS} can be written: "
+                "reduce --logprobs, --num_samples or --n_tokens_to_generate"
+            )
+        with delayed_signals():
+            if self.path is None:
+                output.write(text)
+            else:
+                self.append(text.encode("utf-8", "backslashreplace"))
+
+    def append(self, data):
+        """Write bytes to the file, all or none if it is regular."""
+        self.check()
+        rest = memoryview(data)
         try:
-            while data:
-                n_written = self.file.write(data)
-                data = data[n_written:]
-        except OSError as error:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except BaseException as error:
             if self.reader:
-                self.file.truncate(end)
-            raise OSError(
-                f"cannot write to {str(self.path)!r}: {error.strerror}; free some space and run the same command "
-                "again: it continues where this run stopped"
-            ) from error
+                with contextlib.suppress(OSError):
+                    self.file.truncate(self.size)
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(f"cannot write to {quoted(self.path)}: {error.strerror}{self.remedy(error)}") from error
+        self.size += len(data)
+
+    def remedy(self, error):
+        """Return the end of a message about a failed write."""
+        if error.errno in NO_SPACE:
+            return f"; free some space and {CONTINUE}"
+        return f"; {CONTINUE}" if self.reader else ""
+
+    def check(self) -> None:
+        """Raise OSError if another program has deleted, replaced or changed the file, so that rows are lost."""
+        if not self.reader:
+            return
+        status = os.fstat(self.file.fileno())
+        if not is_at(self.path, status):
+            problem = "deleted or replaced"
+        elif status.st_size != self.size:
+            problem = f"changed: it has {status.st_size} bytes, but this run and those before wrote {self.size}"
+        else:
+            return
+        raise OSError(
+            f"{quoted(self.path)} was {problem}, during this run and by another program, so that rows are lost; "
+            "run the same command again: it generates them"
+        )
+
+    def finish(self) -> None:
+        """Force the records to the disk and check the file once more. Raise OSError if records are lost."""
+        if not self.reader:
+            return
+        try:
+            files.sync(self.file)
+        except OSError as error:
+            raise OSError(f"cannot write to {quoted(self.path)}: {error.strerror}{self.remedy(error)}") from error
+        self.check()
 
     def close(self) -> None:
         for file in (self.file, self.reader):
             if file:
                 file.close()
+        self.file = None
+        self.reader = None
+
+
+class Offsets:
+    """A mapping {row: position in a file} that takes about 8 bytes a row if most rows of a range are in it.
+
+    >>> offsets = Offsets()
+    >>> offsets[700] = 12
+    >>> offsets[700], 700 in offsets, 701 in offsets, 10**12 in offsets
+    (12, True, False, False)
+    """
+
+    def __init__(self):
+        self.blocks = {}
+
+    def __setitem__(self, row: int, offset: int):
+        block = self.blocks.get(row // 256)
+        if block is None:
+            block = self.blocks[row // 256] = array("q", [-1]) * 256
+        block[row % 256] = offset
+
+    def __getitem__(self, row: int) -> int:
+        return self.blocks[row // 256][row % 256]
+
+    def __contains__(self, row: int) -> bool:
+        return row // 256 in self.blocks and self[row] >= 0
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def open_for_writing(path: Path) -> BinaryIO:
+    """Open a file without reading or changing it, and create it if it is missing. What is written goes to its end.
+
+    A pipe, as which --output may be named, must not be opened for reading: the run would read its own records.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    return open(os.open(path, flags, 0o666), "wb", buffering=0)
+
+
+def open_or_none(path):
+    """Open a file for reading; return None if it is missing."""
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def is_at(path, status):
+    """Return whether the file with this status still has this path."""
+    try:
+        return os.path.samestat(os.stat(path), status)
+    except OSError:
+        return False
+
+
+def check_links(path, status):
+    """Raise ValueError if a file has several hard links: when the file is replaced, the others keep the old one."""
+    if status.st_nlink > 1:
+        raise ValueError(
+            f"{quoted(path)} has {status.st_nlink} hard links, and only one of them would get the new rows: "
+            "name another --output"
+        )
+
+
+def numbered_lines(file):
+    """Yield (number, start, line) of each line. A line of more than MAX_RECORDS bytes arrives in several parts."""
+    number = 1
+    start = 0
+    while line := file.readline(MAX_RECORDS):
+        yield number, start, line
+        number += line.endswith(b"\n")
+        start += len(line)
+
+
+def by_row(lines):
+    """Yield (start, stop, first record, number of records) for adjacent lines (start, stop, record) of a row."""
+    for _, group in itertools.groupby(lines, key=lambda line: line[2]["row"]):
+        yield functools.reduce(with_line, group, None)
+
+
+def with_line(row, line):
+    """Return a row of `by_row` with one more line; row: None before its first line."""
+    start, stop, record = line
+    if row is None:
+        return start, stop, record, 1
+    start, _, record, n_records = row
+    return start, stop, record, n_records + 1
 
 
 def join_adjacent(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -238,26 +355,3 @@ def join_adjacent(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             start, _ = joined.pop()
         joined.append((start, stop))
     return joined
-
-
-def is_finished(record, n_records):
-    """Return whether a row with this first record has no error and all of its samples."""
-    return "error" not in record and n_records >= record["settings"].get("num_samples", 1)
-
-
-def is_incomplete(line):
-    """Return whether a line without an end may be the beginning of a record."""
-    beginning = b'{"row": '
-    return line.startswith(beginning) or beginning.startswith(line)
-
-
-def parse(line):
-    """Return the record in a line, or None if the line is something else."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("row"), int) or record["row"] < 0:
-        return None
-    is_text = isinstance(record.get("settings"), dict) and {"prompt", "model", "seed"} <= record.keys()
-    return record if is_text or "error" in record else None

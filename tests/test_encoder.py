@@ -550,6 +550,9 @@ def test_the_error_for_a_missing_folder_names_it(tmp_path):
         (b'{"a": true}', "gives 'a' the id True, not a whole number"),
         (b'{"a": null}', "gives 'a' the id None, not a whole number"),
         (b'{"a": 1, "b": 1}', "gives two tokens the same id"),
+        (b'{"a": 10000000}', "gives 'a' the id 10000000, not a whole number from 0 to 9,999,999"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON (a number has too many digits)"),
+        (b'{"\\u001b[31m\\n": -1}', r"gives '\x1b[31m\n' the id -1"),
     ],
 )
 def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_path, vocabulary, said):
@@ -559,6 +562,22 @@ def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_p
     assert str(folder) in str(error.value)
     assert str(error.value).endswith("copy or download the file again")
     assert "\n" not in str(error.value)
+
+
+def test_ids_that_collide_in_a_dict_are_an_error_at_once(tmp_path):
+    ids = {f"{i}": i * (2**61 - 1) for i in range(1, 50_000)}
+    folder = model_dir(tmp_path, json.dumps(ids).encode())
+    with pytest.raises(ValueError, match="gives '1' the id 2305843009213693951"):
+        get_encoder(folder)
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "vocab.bpe"])
+def test_a_vocabulary_over_the_size_limit_is_an_error_with_both_numbers(tmp_path, monkeypatch, name):
+    folder = model_dir(tmp_path)
+    with open(folder / name, "ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=rf"{name} has 1,099,511,627,776 bytes; a vocabulary has at most 33,554,432"):
+        get_encoder(folder)
 
 
 @pytest.mark.parametrize(

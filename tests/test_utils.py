@@ -1,11 +1,14 @@
 """Finding a model by its name, selecting its format, and the record that `load` returns."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from model_folders import assert_error, assert_weights, run_python
 
+from checkpoints import files
 from utils import CheckpointError, find_model, load, load_encoder_hparams_and_params
 
 SIZES = ["124M", "355M", "774M", "1558M"]
@@ -113,6 +116,17 @@ def test_the_error_for_a_name_at_hugging_face_lists_the_files_to_copy(tmp_path):
     assert str(error.value).endswith("--model_size distilgpt2")
 
 
+def test_the_error_for_an_unknown_name_lists_at_most_20_folders_and_escapes_their_names(tmp_path):
+    (tmp_path / "a\x1b[31m\nError: forged").mkdir()
+    for i in range(30):
+        (tmp_path / f"m{i:02}{'x' * 200}").mkdir()
+    with pytest.raises(ValueError, match="there is no model") as error:
+        find_model("y\n" * 5000, tmp_path)
+    message = str(error.value)
+    assert len(message) < 3000 and message.isprintable() and "and 11 more" in message
+    assert r"a\x1b[31m\nError: forged" in message
+
+
 # ---- load ------------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +162,52 @@ def test_the_error_for_a_folder_without_a_known_format_lists_the_files_of_each(m
 def test_the_error_for_an_empty_folder_lists_the_files_of_a_model(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds hparams\.json, encoder\.json, vocab\.bpe, model\.ckpt\.index"):
         load_encoder_hparams_and_params(tmp_path, "models")
+
+
+FILES = [("hf", "config.json"), ("hf", "model.safetensors"), ("hf", "vocab.json"), ("hf", "merges.txt")]
+FILES += [("hf", "added_tokens.json"), ("hf", "hparams.json"), ("hf", "tokenizer.json")]
+FILES += [("hf_sharded", "model.safetensors.index.json"), ("hf_sharded", "model-00001-of-00003.safetensors")]
+FILES += [("hf_float16", ".lock")]
+FILES += [("nano_characters", "ckpt.pt"), ("nano_characters", "meta.pkl"), ("nano_padded", "encoder.json")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+@pytest.mark.parametrize(("name", "file"), FILES)
+def test_a_fifo_or_a_device_among_the_files_of_a_model_is_an_error_that_names_it(models, name, file, kind):
+    path = models / name / file
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "FIFO" else path.symlink_to("/dev/zero")
+    if file == "tokenizer.json":
+        (models / name / "vocab.json").unlink()
+    assert_error(models / name, rf"{file} is ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+@pytest.mark.parametrize(
+    "file", ["checkpoint", "hparams.json", "encoder.json", "vocab.bpe", "model.safetensors", ".lock"]
+)
+def test_a_fifo_among_openai_s_files_is_an_error_that_names_it(tiny_checkpoint, file):
+    (tiny_checkpoint / file).unlink(missing_ok=True)
+    os.mkfifo(tiny_checkpoint / file)
+    assert_error(tiny_checkpoint, rf"{file} is ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_model_whose_files_are_links_loads(models):
+    shutil.move(models / "hf", models / "blobs")
+    (models / "hf").mkdir()
+    for path in (models / "blobs").iterdir():
+        (models / "hf" / path.name).symlink_to(path)
+    assert load(models / "hf").n_vocab > 0
+
+
+def test_an_input_error_names_the_file_and_the_reason_without_a_number(models, monkeypatch):
+    def fail(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(files, "open_to_read", fail)
+    assert_error(models / "hf", r"cannot read .*config\.json, a file of the model hf: Input/output error; ")
 
 
 def test_importing_utils_imports_no_slow_library():

@@ -1,137 +1,26 @@
 """Downloading an official model from a scripted HTTP server on this machine."""
 
-import contextlib
 import hashlib
-import http.server
 import json
 import logging
 import os
 import re
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections import defaultdict
 
 import numpy as np
 import pytest
 from conftest import Terminal, four_at_once, tiny_tensors
+from file_server import NOT_FOUND, Server
 from model_folders import ROOT
 
-from checkpoints import download, files
+from checkpoints import download, files, transfer
 from checkpoints.download import DATA
 from utils import CheckpointError, load_encoder_hparams_and_params
 
 NEEDED = ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint", DATA]
-NOT_FOUND = b"<html><body>The page you look for is not here</body></html>"
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serve `files`, {path: bytes}.
-
-    script: {path: words}, a word for each request, which selects one of the handler's answer_ methods. Requests after
-    those get the file.
-    """
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.script, self.requests, self.encodings = {}, defaultdict(list), [], set()
-        self.stopping = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def names_requested(self):
-        return [path.rpartition("/")[2] for path, _ in self.requests]
-
-    def handle_error(self, request, client_address):
-        pass  # in some tests the client closes the connection
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers.get("Range")))
-        self.server.encodings.add(self.headers.get("Accept-Encoding"))
-        script = self.server.script[self.path]
-        word, _, argument = (script.pop(0) if script else "good").partition(" ")
-        if word == "good" and self.path not in self.server.files:
-            word, argument = "status", "404"
-        getattr(self, f"answer_{word}")(self.server.files.get(self.path, b""), argument)
-
-    def answer(self, body, status=200, announce=None, **headers):
-        self.send_response(status)
-        if announce is not None:
-            self.send_header("Content-Length", announce)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-        if announce != len(body):
-            self.close_connection = True
-
-    def answer_good(self, body, _):
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(asked[1])
-            if start >= len(body):
-                return self.answer(b"", 416, 0, Content_Range=f"bytes */{len(body)}")
-            headers = {"Content_Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
-            return self.answer(body[start:], 206, len(body) - start, **headers)
-        return self.answer(body, 200, len(body))
-
-    def answer_without_range(self, body, _):
-        self.answer(body, 200, len(body))
-
-    def answer_other_range(self, body, _):
-        self.answer(body[1:], 206, len(body) - 1, Content_Range=f"bytes 1-{len(body) - 1}/{len(body)}")
-
-    def answer_truncate(self, body, _):
-        self.answer(body[: len(body) // 2], 200, len(body))
-
-    def answer_reset(self, body, _):
-        self.answer(body[: len(body) // 2], 200, len(body))
-        self.wfile.flush()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()  # with no linger: an RST, not a FIN
-
-    def answer_until_close(self, body, _):
-        self.answer(body, 200)
-
-    def answer_until_early_close(self, body, _):
-        self.answer(body[: len(body) // 2], 200)
-
-    def answer_chunked(self, body, argument):
-        self.answer(b"", 200, Transfer_Encoding="chunked")
-        for start in range(0, len(body), 100):
-            chunk = body[start : start + 100]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-        if argument != "cut":
-            self.wfile.write(b"0\r\n\r\n")
-
-    def answer_status(self, _, argument):
-        self.answer(NOT_FOUND, int(argument), len(NOT_FOUND), Content_Type="text/html; charset=utf-8")
-
-    def answer_page(self, _, content_type):
-        self.answer(NOT_FOUND, 200, len(NOT_FOUND), Content_Type=content_type)
-
-    def answer_wrong(self, body, _):
-        self.answer(bytes(len(body)), 200, len(body))
-
-    def answer_too_long(self, body, _):
-        with contextlib.suppress(OSError):
-            self.answer(bytes(2**24), 200)
-
-    def answer_redirect(self, _, argument):
-        self.answer(b"", 302, 0, Location=argument)
-
-    def answer_never(self, _, __):
-        self.server.stopping.wait()
-        self.close_connection = True
 
 
 @pytest.fixture
@@ -433,7 +322,7 @@ def test_a_body_that_is_too_long_is_received_up_to_the_first_excess_chunk(server
 
 
 def test_a_server_that_never_answers_times_out(server, models, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", (1, 0.05))
+    monkeypatch.setattr(transfer, "TIMEOUT", (1, 0.05))
     server.script[f"/124M/{DATA}"] = ["never"] * 9
     assert_gives_manual_steps(assert_fails(models, "timed out"), models, server.url)
     assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
@@ -495,6 +384,145 @@ def test_ctrl_c_keeps_the_received_part_and_no_file_under_its_final_name(server,
         load(models)
     assert {path.name for path in (models / "124M").iterdir()} == {"hparams.json.part", ".lock"}
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("name", ["hparams.json", DATA])
+def test_short_answers_are_continued_until_the_file_is_complete(server, models, name):
+    size = len(server.files[f"/124M/{name}"])
+    server.script[f"/124M/{name}"] = [f"short_ranges {size // 10 + 1}"]
+    assert_loads(models)
+    assert server.names_requested().count(name) == 10  # more than there are retries
+
+
+def test_an_answer_without_the_bytes_requested_is_not_requested_for_ever(server, models):
+    size = len(server.files[f"/124M/{DATA}"])
+    answer = rf"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 0\r\n\r\n"
+    server.script[f"/124M/{DATA}"] = [f"raw {answer}"] * 9
+    assert_fails(models, "the server sent none of the bytes from 0 on")
+    assert server.names_requested().count(DATA) == 1 + len(download.BACK_OFF)
+
+
+def test_a_larger_file_is_reported_before_it_is_received(server, models):
+    server.script[f"/124M/{DATA}"] = ["announce 1000000000"]
+    server.files[f"/124M/{DATA}"] = size = server.files[f"/124M/{DATA}"]
+    assert_fails(models, f"expected bytes {len(size)}, the server announces {len(size) + 1000000000}")
+    assert server.names_requested().count(DATA) == 1
+
+
+@pytest.mark.parametrize("name", ["hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index", "checkpoint"])
+@pytest.mark.parametrize("word", ["plain_page", "padded_page", "wrong"])
+def test_a_file_without_a_published_hash_is_checked_before_it_gets_its_name(server, models, monkeypatch, name, word):
+    unknown(monkeypatch, name, size=False)
+    server.script[f"/124M/{name}"] = [word] * 9
+    message = assert_fails(
+        models, rf"{name} is not the official file: [\d,]+ bytes that are no {name}\. The download was"
+    )
+    assert "run again" in message and not (models / "124M" / name).exists()
+    assert_loads_after(server, models)
+
+
+@pytest.mark.parametrize("content", [NOT_FOUND, b"", b"{", b"{}"])
+def test_a_page_that_an_earlier_version_kept_is_downloaded_again(server, models, monkeypatch, content):
+    unknown(monkeypatch, "hparams.json", size=False)
+    (models / "124M").mkdir(parents=True)
+    (models / "124M" / "hparams.json").write_bytes(content)
+    assert_loads(models)
+
+
+@pytest.mark.parametrize("word", ["drip", "drip_headers"])
+def test_a_server_that_sends_a_byte_now_and_then_is_abandoned(server, models, monkeypatch, word):
+    monkeypatch.setattr(download, "BACK_OFF", (0,))
+    monkeypatch.setattr(transfer, "LONGEST_START", 0.1)
+    monkeypatch.setattr(transfer, "LONGEST_CHUNK", 0.1)
+    server.script["/124M/hparams.json"] = [word] * 9
+    message = assert_fails(models, r"the server sent (no answer|fewer than 1,000 bytes) in 0\.1 seconds")
+    assert_gives_manual_steps(message, models, server.url)
+    assert server.names_requested() == ["hparams.json"] * 2
+
+
+@pytest.mark.parametrize("to", ["http://[::1", "ftp://x/y", "file:///etc/passwd", "http://:1", "http://x:99999999/"])
+def test_the_error_for_an_invalid_redirect_names_it_and_gives_manual_steps(server, models, to):
+    server.script["/124M/hparams.json"] = [f"redirect {to}"] * 9
+    message = assert_fails(models, re.escape(f"the server redirects to {to}"))
+    assert_gives_manual_steps(message, models, server.url)
+    assert "IPv6" not in message
+
+
+def test_a_redirect_without_an_end_gives_manual_steps(server, models):
+    server.script["/124M/hparams.json"] = ["redirect /124M/hparams.json"] * 99
+    assert_gives_manual_steps(assert_fails(models, "redirects too often"), models, server.url)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://x:99999999", "http://a b"])
+def test_the_error_for_an_address_that_is_no_url_gives_manual_steps(models, monkeypatch, url):
+    monkeypatch.setenv("PICOGPT_MODELS_URL", url)
+    monkeypatch.setattr(download, "BACK_OFF", ())
+    assert_gives_manual_steps(assert_fails(models, re.escape(url)), models, url)
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_wrong_file_of_certificates_is_named(server, models, monkeypatch, name):
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(name, "/no/such/bundle.pem")
+    monkeypatch.setenv("PICOGPT_MODELS_URL", server.url.replace("http:", "https:"))
+    message = assert_fails(
+        models, f"{name} is /no/such/bundle.pem, which must be a file or a folder with the certificates"
+    )
+    assert "free some disk space" not in message and "--model_size tiny" in message
+
+
+@pytest.mark.parametrize("words", [["status 404"] * 9, ["status 500"] * 9, ["redirect http://[::1"]])
+def test_a_failed_start_leaves_no_folder(server, models, words):
+    server.script["/124M/hparams.json"] = words
+    assert_fails(models, "could not download")
+    assert not models.exists()
+
+
+def test_a_failed_start_leaves_a_folder_that_existed_and_what_it_held(server, models):
+    (models / "124M").mkdir(parents=True)
+    (models / "124M" / "notes").touch()
+    server.script["/124M/hparams.json"] = ["status 404"]
+    assert_fails(models, "could not download")
+    assert (models / "124M" / "notes").exists()
+
+
+def test_the_reason_of_an_answer_is_escaped_and_shortened(server, models):
+    server.script["/124M/hparams.json"] = ["reason \x1b[31m" + "x" * 9000]
+    message = assert_fails(models, r"the server answered 404 \\x1b\[31mx")
+    assert len(message) < 1000 and message.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (r"garbage\r\n\r\n", "the connection failed|BadStatusLine"),
+        (r"HTTP/1.1 200 OK\r\nContent-Length: " + "9" * 5000 + r"\r\n\r\n", r"\w"),
+        (
+            r"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+            "the server's answer cannot be read",
+        ),
+        (r"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", r"\w"),
+        (r"HTTP/1.1 206 OK\r\n\r\nx", "the server answered 206 OK to a request for the bytes from 0 on"),
+    ],
+)
+def test_an_invalid_answer_gives_manual_steps(server, models, answer, said):
+    server.script["/124M/hparams.json"] = [f"raw {answer}"] * 9
+    assert_gives_manual_steps(assert_fails(models, said), models, server.url)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "FIFO"])
+def test_a_part_that_is_a_link_or_a_fifo_is_an_error_and_leaves_its_target_unchanged(models, tmp_path, kind):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (models / "124M").mkdir(parents=True)
+    part = models / "124M" / "hparams.json.part"
+    make = {"symbolic link": part.symlink_to, "hard link": part.hardlink_to, "FIFO": lambda _: os.mkfifo(part)}
+    make[kind](tmp_path / "precious")
+    with pytest.raises(
+        CheckpointError, match=r"hparams\.json\.part (is a symbolic link|is a FIFO|has several names).*remove"
+    ):
+        load(models)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
 # ---- several processes, and messages ---------------------------------------------------------------------------

@@ -12,7 +12,17 @@ import pytest
 from conftest import tiny_tensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_folders import assert_weights, change_hparams, files_in, flat, load_weights, remove_checkpoint, roots_of
+from model_folders import (
+    assert_weights,
+    change_hparams,
+    change_tensors,
+    files_in,
+    flat,
+    load_weights,
+    remove_checkpoint,
+    roots_of,
+    run_python,
+)
 from safetensors.numpy import load_file, save_file
 
 from checkpoints import files, mapped
@@ -141,7 +151,7 @@ def refuse_to_write(monkeypatch, name, folder):
     monkeypatch.setattr(files, name, refuse)
 
 
-@pytest.mark.parametrize("name", ["locked", "new_file"])
+@pytest.mark.parametrize("name", ["locked", "replacing"])
 def test_a_model_in_a_read_only_folder_is_converted_for_this_run(tiny_checkpoint, tmp_path, monkeypatch, name):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -159,7 +169,63 @@ def test_the_error_without_any_writable_folder_names_both(tiny_checkpoint, monke
     def refuse(path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(files, "new_file", refuse)
+    monkeypatch.setattr(files, "replacing", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda prefix: refuse(prefix))
     with pytest.raises(CheckpointError, match="No space left on device") as error:
         load_weights(tiny_checkpoint)
     assert str(tiny_checkpoint) in str(error.value) and "TMPDIR" in str(error.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file without a name exists on POSIX only")
+def test_a_killed_conversion_leaves_nothing_in_the_temporary_folder(tiny_checkpoint, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    code = (
+        "import os, pathlib\n"
+        "from checkpoints import files, mapped\n"
+        "def convert(file):\n"
+        "    file.write(bytes(100_000)); file.flush(); print(os.listdir(os.environ['TMPDIR']))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "def refuse(path): raise OSError(30, 'Read-only file system')\n"
+        "files.locked = refuse\n"
+        f"mapped.convert_once(pathlib.Path({str(tiny_checkpoint)!r}, 'x'), {{'wte': (1, 1)}}, lambda: False, convert)"
+    )
+    exit_code, _, _ = run_python(code, TMPDIR=str(tmp_path / "scratch"))
+    assert exit_code == -9 and files_in(tmp_path / "scratch") == set()
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_header_over_the_limit_is_an_error_with_both_numbers(tiny_checkpoint):
+    (tiny_checkpoint / "model.safetensors").write_bytes((2**40).to_bytes(8, "little") + bytes(100))
+    with pytest.raises(
+        CheckpointError, match=r"its header has 1,099,511,627,776 bytes; a GPT-2's has at most 8,388,608"
+    ):
+        mapped.read_header(tiny_checkpoint / "model.safetensors")
+
+
+def test_a_file_that_cannot_be_mapped_for_lack_of_memory_is_an_error_with_its_size(tiny_checkpoint, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError("Cannot allocate memory (os error 12)")
+
+    (tiny_checkpoint / "x").write_bytes(bytes(100))
+    monkeypatch.setattr("safetensors.safe_open", refuse)
+    with pytest.raises(CheckpointError, match="x has 100 bytes, more than this process can map into memory: allow it"):
+        mapped.read_header(tiny_checkpoint / "x")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 4]])
+def test_an_empty_tensor_of_impossible_shape_is_an_error(tmp_path, shape):
+    header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=r"x .*(impossible shape|damaged)"), open(tmp_path / "x", "rb") as file:
+        mapped.map_file(file, mapped.read_header(tmp_path / "x")[0])
+
+
+def test_the_names_of_foreign_tensors_are_shortened_and_escaped(tiny_checkpoint):
+    load_weights(tiny_checkpoint)
+    remove_checkpoint(tiny_checkpoint)
+    change_tensors(tiny_checkpoint, lambda t: t | {"\x1b[31m\nError: forged" + "x" * 10_000: np.zeros(1, np.float32)})
+    with pytest.raises(CheckpointError, match="does not fit") as error:
+        load_weights(tiny_checkpoint)
+    assert len(str(error.value)) < 1000 and str(error.value).isprintable()

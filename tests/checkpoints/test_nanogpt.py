@@ -10,6 +10,9 @@ import pytest
 from model_folders import assert_error, assert_golden, load_parts
 
 from checkpoints import nanogpt
+from checkpoints.tensors import tensor_shapes
+from checkpoints.torchfile import TorchFile
+from utils import CheckpointError
 
 # ---- vocabulary ------------------------------------------------------------------------------------------------
 
@@ -127,3 +130,28 @@ def test_missing_biases_are_an_error_if_model_args_says_that_there_are_biases(mo
     path = models / "nano_characters" / "ckpt.pt"
     rewrite_pickle(path, lambda data: data.replace(b"\x04\x00\x00\x00bias", b"\x04\x00\x00\x00bios"))
     assert_error(models / "nano_characters", r"ln_1\.bias: expected F32 \[8\], found nothing")
+
+
+def test_tensors_that_need_more_bytes_than_the_file_has_are_an_error_before_the_conversion(models):
+    path = models / "nano_characters" / "ckpt.pt"
+    with TorchFile(path) as file:
+        weights, arguments, _ = nanogpt.read_checkpoint(file)
+        hparams = nanogpt.read_arguments(path, arguments)
+        file.size = 5000
+        with pytest.raises(
+            CheckpointError, match=r"has 5,000 bytes but its tensors need [\d,]+: they share their numbers"
+        ):
+            nanogpt.load_tensors(file, weights, tensor_shapes(hparams), has_biases=True)
+    assert not (models / "nano_characters" / "model.float32.safetensors").exists()
+
+
+def test_a_meta_pkl_over_the_size_limit_is_an_error_with_both_numbers(models, monkeypatch):
+    monkeypatch.setattr(nanogpt, "LARGEST_PICKLE", 100)
+    assert_error(models / "nano_characters", r"meta\.pkl has 343 bytes; at most 100 are read")
+
+
+def test_a_meta_pkl_whose_keys_collide_is_an_error_at_once(models):
+    (models / "nano_characters" / "meta.pkl").write_bytes(
+        pickle.dumps({"stoi": {i * (2**61 - 1): 0 for i in range(10)}})
+    )
+    assert_error(models / "nano_characters", "keys are not all strings or whole numbers")

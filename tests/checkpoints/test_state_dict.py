@@ -123,7 +123,7 @@ def test_new_weights_in_the_source_file_are_loaded(models, golden):
     assert_golden(folder, golden, "hf_bfloat16")
 
 
-@pytest.mark.parametrize("function", ["locked", "new_file"])
+@pytest.mark.parametrize("function", ["locked", "replacing"])
 @pytest.mark.parametrize("name", CONVERTED)
 def test_a_model_in_a_read_only_folder_is_converted_for_this_run(models, golden, name, function, monkeypatch):
     original = getattr(files, function)

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -247,6 +248,45 @@ def test_a_false_size_in_the_archive_s_directory_is_a_cheap_error(path):
     assert raw.count(struct.pack("<II", 48, 48)) == 2
     path.write_bytes(raw.replace(struct.pack("<II", 48, 48), struct.pack("<II", 2**31, 2**31)))
     assert "data/0 has 2,147,483,648 bytes" in cheap_error(lambda: read(path))
+
+
+@pytest.mark.parametrize("key", [2**61 - 1, 2**24, -1])
+def test_a_key_that_can_be_chosen_to_collide_with_others_is_an_error(key):
+    assert load_pickle(pickle.dumps({2**24 - 1: 0, "a": 1})) == {2**24 - 1: 0, "a": 1}
+    with pytest.raises(ValueError, match="keys are not all strings or whole numbers from 0 to 16,777,215"):
+        load_pickle(pickle.dumps({key: 0}))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x80\x02}(K\x01u.", "a key without a value"),
+        (b"\x80\x02Nr\xff\xff\xff\x7f.", "numbers its values with gaps"),
+        (b"L" + b"9" * 5000 + b"L\n.", "its pickle is damaged or cut off, ValueError"),
+        (b"S'\\q'\n.", "has the instruction STRING"),
+        (b"c\x1b[31m\nx\n.", r"names \\x1b\[31m\.x, which"),
+    ],
+)
+def test_the_error_for_an_invalid_pickle_is_in_our_own_words_and_without_a_warning(data, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=said) as error:
+            load_pickle(data)
+    assert len(str(error.value)) < 200 and str(error.value).isprintable()
+
+
+def test_an_archive_whose_list_of_members_is_over_the_limit_is_an_error_with_both_numbers(path, monkeypatch):
+    monkeypatch.setattr(torchfile.DirectoryReader, "limit", 1000)
+    save(path, pickled_tensor(), {f"more/{i}": b"" for i in range(30)})
+    with pytest.raises(ValueError, match=r"its list of members has \d,\d+ bytes, more than 1,000"):
+        TorchFile(path)
+
+
+def test_the_names_of_foreign_members_are_escaped(path):
+    save(path, pickled_tensor(key="\x1b[31m\n"))
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        read(path)
+    assert str(error.value).isprintable()
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------

@@ -61,14 +61,14 @@ def test_the_seed_of_the_run_and_the_number_of_the_row_determine_its_text(done, 
     assert texts(done(file, *KNOBS, "-n", "20", "--batch_size", "1")) == texts(records)
 
 
-def test_a_record_equals_that_of_the_single_command_plus_the_row(done, here, tmp_path):
+def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(done, here, tmp_path):
     file = write_prompts(tmp_path / "prompts.txt", ["Once upon a time"])
     args = (*KNOBS, "-n", "6", "--logprobs", "2", "--echo", "--stop", '["zzz", "yyy"]')
     (record,) = done(file, *args)
     _, out, _ = here("Once upon a time", *args, "--json", "--model_size", "tiny")
     single = json.loads(out)
-    assert list(record) == ["row", *single]
-    assert record["row"] == 0
+    assert list(record) == ["row", "format", *single]
+    assert (record["row"], record["format"]) == (0, 2)
     for name in ("index", "prompt", "text", "finish_reason", "seed", "model", "settings", "usage"):
         assert record[name] == single[name]
     assert [entry["id"] for entry in record["logprobs"]] == [entry["id"] for entry in single["logprobs"]]
@@ -273,15 +273,24 @@ def test_a_run_killed_during_a_write_continues_after_the_row_before(long_run, tm
     assert len(records) == len(texts(records)) == 90
 
 
-def test_ctrl_c_exits_with_130_says_how_to_continue_and_keeps_finished_rows(long_run, tmp_path):
+KEPT = "Finished rows are kept; the same command continues with the others.\n"
+ENDS = {  # signal -> (exit code, stderr)
+    "SIGINT": (130, f"\nInterrupted. {KEPT}"),
+    "SIGTERM": (143, f"Error: stopped by the signal SIGTERM. {KEPT}"),
+    "SIGHUP": (129, f"Error: stopped by the signal SIGHUP. {KEPT}"),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("name", ENDS)
+def test_a_signal_ends_a_run_with_one_line_that_says_how_to_continue_and_keeps_finished_rows(long_run, tmp_path, name):
     out = tmp_path / "out.jsonl"
     process = start(long_run, "--output", out, *KNOBS, "--context", "slide", "--batch_size", "2")
     while process.poll() is None and not (out.exists() and out.stat().st_size):
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.decode() == "\nInterrupted. Finished rows are kept; the same command continues with the others.\n"
+    assert (process.returncode, err.decode()) == ENDS[name]
     assert 0 < len(read_records(out)) < 90
     finish(long_run, "--output", out, *KNOBS, "--context", "slide", "--batch_size", "9")
     assert len(read_records(out)) == len(texts(read_records(out))) == 90

@@ -1,10 +1,15 @@
 """The rows of a batch run: formats, settings of a row, rows that cannot be done."""
 
+import io
 import json
+import sys
 from functools import partial
 
 import pytest
 from batch_runs import KNOBS, run_batch, run_without_errors, write_prompts
+
+from runner import formats, local, records
+from runner.prompts import count_rows, open_prompts, read_rows
 
 
 @pytest.fixture
@@ -29,6 +34,7 @@ def done(here):
         ("a.ndjson", '\ufeff{"prompt": "a\\ud800b"}\n', ["a\ud800b"]),
         ("a.csv", 'id,prompt\n1,"One, two"\n2,"three\nfour"\n3,\n', ["One, two", "three\nfour", ""]),
         ("a.CSV", "\ufeffprompt\r\n1984\r\nTrue\r\n", ["1984", "True"]),
+        ("a.csv", 'id,prompt\r1,One\r\r2,"two\rthree"\r', ["One", "two\rthree"]),
     ],
 )
 def test_prompts_arrive_as_they_were_written(done, tmp_path, name, content, prompts):
@@ -55,6 +61,10 @@ def test_other_fields_are_copied_and_renamed_where_a_record_has_that_name(done, 
     (record,) = done(write_prompts(tmp_path / "prompts.jsonl", [fields]), "-n", "2")
     assert (record["id"], record["label"], record["context"]) == ("a7", [1, None], "a long one")
     assert (record["index"], record["input_index"], record["input_text"]) == (0, 5, "mine")
+    fields = [{"prompt": "One", "text": "a", "input_text": "b", "format": "c"}]
+    (record,) = done(write_prompts(tmp_path / "prompts.jsonl", fields), "-n", "2")
+    assert (record["format"], record["input_format"]) == (2, "c")
+    assert (record["input_text"], record["input_input_text"]) == ("a", "b")
     (tmp_path / "prompts.csv").write_text("prompt,id,temperature,stop\nOne,007,0.5,\n", encoding="utf-8")
     (record,) = done(tmp_path / "prompts.csv", "-n", "2", "--seed", "1")
     assert record["id"] == "007" and record["settings"]["temperature"] == 0.5 and "stop" not in record["settings"]
@@ -75,6 +85,64 @@ def test_settings_of_a_row_apply_to_that_row_only(done, tmp_path):
     assert all(record["settings"]["temperature"] == 0.9 for record in records)
 
 
+# ---- files that are no files of prompts ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_rows(monkeypatch):
+    """Rows of at most 100 bytes; a longer one must end within 1,000 bytes."""
+    monkeypatch.setattr(formats, "MAX_ROW", 100)
+    monkeypatch.setattr(formats, "MAX_SKIPPED", 1000)
+    monkeypatch.setattr(formats.files, "CHUNK", 50)
+
+
+def test_a_row_that_is_too_long_is_a_bad_row_and_the_rows_after_it_are_read(small_rows):
+    long = b"x" * 500
+    for name, data, line in (
+        ("txt", b"One\n" + long + b"\nTwo\n", 2),
+        ("jsonl", b'{"prompt": "One"}\n{"prompt": "' + long + b'"}\n{"prompt": "Two"}\n', 2),
+        ("csv", b"prompt\nOne\n" + long + b"\nTwo\n", 3),
+        ("csv", b"prompt\rOne\r" + long + b"\rTwo\r", 3),
+        ("csv", b'prompt\nOne\n"' + b"x" * 60 + b"\n" + b"x" * 60 + b"\nTwo\n", 3),
+    ):
+        one, bad, two = read_rows(io.BytesIO(data), name)
+        assert (one.fields, two.fields) == ({"prompt": "One"}, {"prompt": "Two"}), name
+        assert (bad.number, bad.line, bad.error) == (1, line, "the row is longer than 16 MB, the most that is read")
+
+
+def test_a_row_without_an_end_is_an_error_and_is_not_kept_in_memory(run, tmp_path, small_rows):
+    (tmp_path / "zeros.txt").write_bytes(bytes(2000))
+    code, out, err = run(tmp_path / "zeros.txt")
+    assert (code, out) == (2, "")
+    assert "line 1 of the prompts has no end" in err and err.count("\n") == 1
+
+
+def test_the_rows_of_a_progress_bar_are_those_that_are_read(tmp_path, small_rows):
+    long = "x" * 500
+    for name, text in (("txt", f"One\n\n{long}\nTwo"), ("csv", f"id,prompt\r1,One\r\r{long}\r2,Two")):
+        (tmp_path / f"a.{name}").write_text(text, encoding="utf-8", newline="")
+        assert count_rows(str(tmp_path / f"a.{name}"), name) == 3
+
+
+def test_a_file_that_cannot_be_read_further_ends_the_run_with_1(run, tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def readline(self, size=-1):
+            if self.tell() >= 8:
+                raise OSError(5, "Input/output error")
+            return super().readline(size)
+
+    monkeypatch.setattr(local, "open_prompts", lambda path: Failing(b"One\nTwo\nThree\n"))
+    code, out, err = run("prompts.txt", "-n", "2", "--batch_size", "1")
+    assert (code, err) == (1, "Error: cannot read the prompts after line 2: Input/output error\n")
+    assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["One", "Two"]
+
+
+def test_closed_stdin_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="stdin is closed: name a file of prompts"):
+        open_prompts("-")
+
+
 # ---- rows that cannot be done ----------------------------------------------------------------------------------
 
 BAD = [
@@ -88,11 +156,20 @@ BAD = [
     ('{"prompt": "x", "strategy": ["top_k"]}', "Unknown sampling strategy: ['top_k']"),
     ('{"prompt": "x", "strategy": "greedy", "top_k": 5}', "top_k has no effect with strategy greedy"),
     ('{"prompt": "x", "stop": 5}', "stop is 5; it must be a text"),
-    ('{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias is {'a': 1}"),
+    ('{"prompt": "x", "logit_bias": {"a": 1}}', "logit_bias has the key 'a'"),
     ('{"prompt": "x", "banned_ids": [99999]}', "there is no token 99999"),
     ('{"prompt": "x", "seed": -1}', "seed is -1"),
     ('{"prompt": "x", "num_samples": 1000000000}', "it must be a whole number from 1 to 10000"),
     ('{"prompt": "x", "min_new_tokens": 9}', "min_new_tokens is 9, but n_tokens_to_generate is only 2"),
+    ("null", "the line is not a JSON object"),
+    ('{"prompt": "x", "id": %s}' % ("1" * 5000), "the line has a number of 5000 digits; at most 1000 are read"),
+    ('{"prompt": "x", "id": 1e999}', "the line has the number 1e999, which is too large"),
+    ('{"prompt": "x", "id": %s}' % ("[" * 100 + "]" * 100), "at most 100 lists and objects inside each other"),
+    ('{"prompt": "x", "banned_ids": [12345678901234567890]}', "12345678901234567890"),
+    ('{"prompt": "x", "temperature": 1%s}' % ("0" * 400), ""),
+    ('{"prompt": "x", "stop": "%s"}' % ("[" * 3000), "stop is '[[["),
+    (json.dumps({"prompt": "x", "logit_bias": {i * (2**61 - 1): 1 for i in range(1000)}}), "logit_bias has the key"),
+    (json.dumps({"prompt": [0] * 10_000}), "0...0, 0, 0"),
     (json.dumps({"prompt": " word" * 600}), "this model reads at most 512"),
     (json.dumps({"prompt": "x", "banned_ids": list(range(2048))}), "every token is banned"),
 ]
@@ -122,3 +199,76 @@ def test_rows_that_are_not_utf_8_or_not_csv_are_bad_rows(run, tmp_path):
         assert code == 1
         assert (sum("error" in record for record in records), len(records)) == (n_bad, n_rows)
         assert any("the row is not UTF-8 text (byte 2)" in record.get("error", "") for record in records)
+
+
+def test_a_prompt_that_cannot_fit_into_the_context_is_not_encoded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "encode_prompt", None)
+    code, out, _ = run(write_prompts(tmp_path / "prompts.txt", ["x" * 200_000]))
+    assert code == 1
+    assert (
+        "the prompt has 200000 characters; this model reads at most 512 tokens of at most" in json.loads(out)["error"]
+    )
+
+
+@pytest.mark.parametrize("failure", [KeyError("x"), OverflowError("too large"), MemoryError(), RecursionError("deep")])
+def test_a_row_may_fail_with_any_exception_and_the_other_rows_are_done(run, tmp_path, monkeypatch, failure):
+    encode = local.encode_prompt
+
+    def failing(prompt, *args):
+        if prompt == "bad":
+            raise failure
+        return encode(prompt, *args)
+
+    monkeypatch.setattr(local, "encode_prompt", failing)
+    code, out, err = run(write_prompts(tmp_path / "prompts.txt", ["One", "bad", "Two"]), "-n", "1")
+    records = sorted(map(json.loads, out.splitlines()), key=lambda record: record["row"])
+    assert ["error" in record for record in records] == [False, True, False]
+    assert (code, err.split(";")[0]) == (1, "Error: 1 of 3 rows failed")
+
+
+def test_a_sampler_may_fail_with_any_exception_during_generation(run, tmp_path, monkeypatch):
+    original = local.make_sampler
+
+    def failing(logits, rng):
+        raise IndexError("out of bounds")
+
+    monkeypatch.setattr(local, "make_sampler", lambda **knobs: failing if knobs.get("top_k") else original(**knobs))
+    fields = [{"prompt": "One", "top_k": 3}, {"prompt": "Two"}]
+    code, out, _ = run(write_prompts(tmp_path / "prompts.jsonl", fields), "-n", "3", "--batch_size", "1")
+    records = sorted(map(json.loads, out.splitlines()), key=lambda record: record["row"])
+    assert code == 1
+    assert records[0]["error"].startswith("IndexError at test_prompts.py:")
+    assert records[1]["usage"]["completion_tokens"] == 3
+
+
+def test_a_run_stops_if_the_first_100_rows_all_fail(run, tmp_path):
+    bad = ["{}"] * 99
+    good = '{"prompt": "One"}'
+    for lines, n_records, message in (
+        ([*bad, "{}", good], 100, "Error: the first 100 rows all failed, the last one because the row has no prompt"),
+        ([*bad, good, *bad], 199, "Error: 198 of 199 rows failed"),
+    ):
+        (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        code, out, err = run(tmp_path / "prompts.jsonl", "-n", "1")
+        assert (code, out.count("\n")) == (1, n_records)
+        assert err.startswith(message) and err.count("\n") == 1
+
+
+def test_a_row_whose_fields_cannot_be_written_gets_a_record_without_them(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_RECORDS", 600)
+    prompts = write_prompts(tmp_path / "prompts.jsonl", [{"prompt": "One", "id": "x" * 500}, "Two"])
+    code, out, _ = run(prompts, "-n", "1")
+    first, second = sorted(map(json.loads, out.splitlines()), key=lambda record: record["row"])
+    assert code == 1
+    assert first.keys() == {"row", "format", "line", "error"} and "at most 600 can be written" in first["error"]
+    assert second["prompt"] == "Two"
+
+
+def test_too_little_memory_for_the_batch_ends_the_run_with_1_and_names_a_smaller_size(run, tmp_path, monkeypatch):
+    def failing(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(local, "decode_together", failing)
+    code, _, err = run(write_prompts(tmp_path / "prompts.txt", ["One"]), "--batch_size", "8")
+    assert code == 1
+    assert "not enough memory for 8 samples at a time: add --batch_size 4" in err

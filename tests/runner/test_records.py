@@ -1,5 +1,6 @@
 """The output of a batch run: each row exactly once, whatever ended the run before."""
 
+import json
 import os
 from functools import partial
 
@@ -7,6 +8,8 @@ import pytest
 from batch_runs import PROMPTS, read_records, run_batch, texts, write_prompts
 
 from runner import local
+from runner.record_format import COMPLETION_FIELDS as RECORD_FIELDS
+from runner.record_format import parse
 from runner.records import Records
 
 
@@ -51,8 +54,64 @@ def test_records_of_the_first_version_are_finished_rows_and_have_the_same_texts(
     assert old.read_text(encoding="utf-8") == FIRST_VERSION
     new = tmp_path / "new.jsonl"
     assert run(prompts, "--output", new, "--seed", "3", *args) == (0, "", "")
-    timings = {"timings": None}
-    assert [record | timings for record in read_records(new)] == [record | timings for record in read_records(old)]
+    for made, first in zip(read_records(new), read_records(old), strict=True):
+        changed = {"format", "settings", "timings"}
+        assert {name: made[name] for name in made.keys() - changed} == {
+            name: first[name] for name in first.keys() - changed
+        }
+        assert (made["format"], made["timings"].keys()) == (2, first["timings"].keys())
+    sampling = {"n_tokens_to_generate": 4, "temperature": 0.7, "top_p": 0.9}
+    assert [record["settings"] for record in read_records(new)] == [
+        sampling | {"stop": ["."], "seed": 5},
+        sampling | {"temperature": 1.0},
+    ]
+
+
+SETTINGS = [  # (options of a run, other options with the same values in effect)
+    (["--preset", "chatbot"], ["--temperature", "0.5", "--top_p", "0.5"]),
+    (["--strategy", "top_k"], ["--top_k", "50", "--min_p", "0", "--top_p", "1"]),
+    (["--strategy", "mirostat"], ["--mirostat_tau", "5", "--mirostat_eta", "0.1", "--temperature", "1"]),
+    (["--repetition_penalty", "1", "--presence_penalty", "0"], ["--temperature", "0"]),
+    (["--num_samples", "1", "--stop", "[]", "--min_new_tokens", "0"], ["--context", "stop", "--keep", "0"]),
+    (["--stop", "a", "--logit_bias", '{"5": -1}'], ["--stop", '["a"]', "--logit_bias", '{"5": -1.0}']),
+]
+
+
+@pytest.mark.parametrize(("args", "others"), SETTINGS)
+def test_a_run_continues_with_other_options_if_the_values_in_effect_are_the_same(run, files, args, others):
+    prompts, out = files
+    assert run(prompts, "--output", out, "-n", "3", "--seed", "1", *args) == (0, "", "")
+    before = out.read_bytes()
+    assert run(prompts, "--output", out, "-n", "3", "--seed", "1", *others) == (0, "", "")
+    assert run(prompts, "--output", out, "-n", "3", "--seed", "1", *others, "--top_k", "7", "--temp", "1")[0] == 2
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("first", "args"),
+    [
+        ({"strategy": "mirostat"}, ["--strategy", "mirostat"]),
+        ({"strategy": "mirostat", "mirostat_tau": 3}, ["--mirostat_tau", "3"]),
+        ({"temperature": 0.5, "top_p": 0.5, "preset": "chatbot"}, ["--preset", "chatbot"]),
+        ({"top_k": 50, "strategy": "top_k"}, ["--strategy", "top_k"]),
+        ({"num_samples": 1, "echo": False, "temperature": 0}, []),
+        (
+            {"logit_bias": {"5": -1}, "banned_ids": [7], "stop": ["."]},
+            ["--logit_bias", '{"5":-1}', "--banned_ids", "7"],
+        ),
+        ({"temperature": 1.0, "knob_of_a_later_version": 2}, None),
+    ],
+)
+def test_the_settings_of_the_first_version_are_compared_by_the_values_in_effect(run, tmp_path, first, args):
+    prompts = write_prompts(tmp_path / "prompts.txt", ["A"])
+    record = json.loads(FIRST_VERSION.splitlines()[1]) | {"row": 0, "settings": {"n_tokens_to_generate": 4, **first}}
+    out = tmp_path / "out.jsonl"
+    out.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    stop = ["--stop", "."] if "stop" in first else []
+    code, _, err = run(prompts, "--output", out, "-n", "4", *(["--temp", "1"] if args is None else args), *stop)
+    assert (code, err == "") == ((2, False) if args is None else (0, True))
+    if args is None:
+        assert "with knob_of_a_later_version 2, now it is not given" in err
 
 
 @pytest.mark.parametrize("incomplete", [b"", b'{"row": 4, "index": 0, "pro', b'{"row": 3'])
@@ -143,15 +202,127 @@ def test_records_can_be_opened_while_another_error_is_handled(files):
     assert read_records(out) == [{"row": 0, "error": "x"}]
 
 
-def test_an_incomplete_line_before_the_last_is_an_error(run, files):
+# ---- what is ours and what is not ------------------------------------------------------------------------------
+
+FOREIGN = [
+    b'{"row": 7, "value": 3}',
+    b'{"row": 7, "value": 3}\n',
+    b'{"row": 7, "format": 2, "value": 3}',
+    b'{"row": 1, "error": "sensor 5"}\n',
+    b'{"row": 1, "line": 2, "error": "sensor 5"}\n',  # as the first version wrote it, but not only it
+    b'{"row": 7, "val',
+    b'{"name": ',
+    b"[" * 100_000,
+    bytes(100),
+    b"my notes",
+]
+
+
+@pytest.mark.parametrize("content", [pytest.param(content, id=str(i)) for i, content in enumerate(FOREIGN)])
+def test_a_file_of_another_program_is_refused_and_not_changed(run, files, content):
+    prompts, out = files
+    out.write_bytes(content)
+    code, _, err = run(prompts, "--output", out, "-n", "4")
+    assert code == 2 and "line 1 of" in err and "is not a record of a batch run: name another --output" in err
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", RECORD_FIELDS)
+def test_a_record_is_recognized_by_every_field(name):
+    record = json.loads(FIRST_VERSION.splitlines()[0])
+    assert parse(json.dumps(record | {"of_a_later_format": 1}).encode())
+    for wrong in (None, True, -1, "", {}, [], {"num_samples": "many"}):
+        if name in ("prompt", "text", "finish_reason", "model") and wrong == "":
+            continue
+        if name == "settings" and wrong == {}:
+            continue
+        assert parse(json.dumps(record | {name: wrong}).encode()) is None
+    del record[name]
+    assert parse(json.dumps(record).encode()) is None
+
+
+@pytest.mark.parametrize("beginning", [b"{", b'{"row": 12', b'{"row": 0, "format": 2, "id": 7, "ind'])
+def test_a_torn_line_is_cut_if_it_is_the_beginning_of_the_first_record(run, files, beginning):
+    prompts, out = files
+    out.write_bytes(beginning)
+    assert run(prompts, "--output", out, "-n", "2") == (0, "", "")
+    assert len(read_records(out)) == len(PROMPTS)
+
+
+TORN_ENDS = [
+    bytes(5000),
+    b"\n\n",
+    b"\r\n \n",
+    b'{"row": 3, "for' + bytes(100),
+    b'{"row": 3, "for\n',
+    b'\0\0{"row": 3\0\n\0',
+]
+
+
+@pytest.mark.parametrize("end", [pytest.param(end, id=str(i)) for i, end in enumerate(TORN_ENDS)])
+def test_zeros_and_blank_lines_and_a_torn_line_after_the_last_record_are_cut(run, files, end):
+    prompts, out = files
+    args = (prompts, "--output", out, "-n", "4", "--temperature", "1", "--seed", "3", "--batch_size", "1")
+    assert run(*args) == (0, "", "")
+    whole = out.read_bytes()
+    kept = b"".join(whole.splitlines(keepends=True)[:3])
+    out.write_bytes(kept + end)
+    assert run(*args) == (0, "", "")
+    assert out.read_bytes().startswith(kept) and texts(read_records(out)) == texts(map(json.loads, whole.splitlines()))
+    out.write_bytes(whole[:-1])
+    assert run(*args) == (0, "", "")
+    assert texts(read_records(out)) == texts(map(json.loads, whole.splitlines()))
+    out.write_bytes(b"\n\n" + kept + end)
+    assert run(*args) == (0, "", "")
+    assert out.read_bytes().startswith(kept)
+
+
+@pytest.mark.parametrize("damage", [b'{"row": 1, "format": 2, "in\n', b"my notes\n", b'\0\0\0{"row": 1, "format": 2\n'])
+def test_the_message_about_a_damaged_line_before_others_says_how_to_keep_the_rows(run, files, damage):
+    prompts, out = files
+    args = (prompts, "--output", out, "-n", "4")
+    run(*args)
+    first, _, third, *rest = out.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([first, damage, third, damage, *rest])
+    out.write_bytes(damaged)
+    code, _, err = run(*args)
+    assert code == 2 and err.count("\n") == 1
+    assert "line 2 of" in err and "is not a record of a batch run, but the file has 4 finished rows" in err
+    assert "delete the lines 2, 4 (sed -i '2d;4d' " in err
+    assert out.read_bytes() == damaged
+    out.write_bytes(b"".join([first, third, *rest]))  # as sed does
+    assert run(*args) == (0, "", "")
+    assert out.read_bytes().startswith(b"".join([first, third, *rest])) and len(read_records(out)) == len(PROMPTS)
+
+
+def test_an_output_that_ends_in_something_else_is_refused(run, files):
     prompts, out = files
     run(prompts, "--output", out, "-n", "4")
-    first, second, *rest = out.read_bytes().splitlines(keepends=True)
-    damaged = first + second[:30] + b"\n" + b"".join(rest)
-    out.write_bytes(damaged)
+    whole = out.read_bytes()
+    for end in (b"my notes", b'{"row": 7, "value": 3}', b"[1, 2]\n"):
+        out.write_bytes(whole + end)
+        code, _, err = run(prompts, "--output", out, "-n", "4")
+        assert code == 2 and "line 6 of" in err and "has 5 finished rows" in err
+        assert out.read_bytes() == whole + end
+
+
+def test_a_finished_row_that_is_invalid_now_is_a_usage_error(run, files):
+    prompts, out = files
+    run(prompts, "--output", out, "-n", "4")
+    before = out.read_bytes()
+    write_prompts(prompts, [{"prompt": 5}, *PROMPTS[1:]])
     code, _, err = run(prompts, "--output", out, "-n", "4")
-    assert code == 2 and "line 2 of" in err and "is not a record of a batch run" in err
-    assert out.read_bytes() == damaged
+    assert code == 2 and "row 0 of" in err and "this row of the prompts is now invalid: prompt is 5" in err
+    assert out.read_bytes() == before
+
+
+def test_a_record_with_a_very_large_row_number_takes_little_memory(files):
+    _, out = files
+    record = json.loads(FIRST_VERSION.splitlines()[1]) | {"row": 10**12}
+    out.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    records = Records(out)
+    assert records.n_finished == 1 and records.find(10**12) == record
+    records.close()
 
 
 def test_an_output_that_is_refused_is_closed(files):
