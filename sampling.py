@@ -332,16 +332,21 @@ class Mirostat:
 
 # ---- make_sampler: from a strategy and knobs to a sampler --------------------------------------------------------
 
-# The knobs of the samplers: type, test, rule, and the value if a strategy is named without it. NaN fails every test.
+# The knobs of the samplers: type, test, rule, and the default, for which {} stands in the rule. NaN fails every test.
 KNOBS = {
-    "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards", 1.0),
-    "top_k": (numbers.Integral, lambda k: k >= 0, "a whole number, or 0 for all tokens", 50),
-    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.9),
-    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.05),
-    "typical_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1", 0.95),
-    "entmax_alpha": (numbers.Real, lambda a: 1 <= a <= 2, "a number from 1 (softmax) to 2 (sparsemax)", 1.3),
-    "mirostat_tau": (numbers.Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards", 5.0),
-    "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1", 0.1),
+    "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards, such as 0.8", 1.0),
+    "top_k": (numbers.Integral, lambda k: k >= 0, "a whole number from 1, such as {}, or 0 for all tokens", 50),
+    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.9),
+    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.05),
+    "typical_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.95),
+    "entmax_alpha": (
+        numbers.Real,
+        lambda a: 1 <= a <= 2,
+        "a number from 1 (softmax) to 2 (sparsemax), such as {}",
+        1.3,
+    ),
+    "mirostat_tau": (numbers.Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards, such as {:g}", 5.0),
+    "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as {}", 0.1),
 }
 
 # The knobs that each strategy uses at least. Temperature and the filters combine with all strategies but greedy; the
@@ -419,8 +424,7 @@ def check_knob(name, value, table):
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     is_huge = isinstance(value, int) and value > LARGEST
     if not is_number or is_huge or not fits(value):
-        example = f", such as {default[0]:g}" if default else ""
-        raise ValueError(f"{name} is {shown(value)}; it must be {rule}{example}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {rule.format(*default)}")
     return value
 
 
@@ -548,8 +552,8 @@ PENALTIES = {
     "repetition_penalty": (numbers.Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
     "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
     "frequency_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 3; 0 is none"),
-    "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number, such as 20; 0 is none"),
+    "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number from 1, such as 3; 0 is none"),
+    "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number from 1, such as 20; 0 is none"),
 }
 
 

@@ -156,8 +156,9 @@ def remark_before(options, prompt, completions, seed, n_room):
         log.info(f"The {len(completions)} samples will be equal: add --temperature or a similar option to draw.")
     if prompt.endswith(" "):
         log.info("The prompt ends with a space. GPT-2 writes better without it: its tokens begin with the space.")
-    if n_room < options.n_tokens_to_generate and options.values.get("context") == "stop":
-        log.info(f"The context has room for {n_room} new tokens; --context slide goes on beyond it.")
+    if n_room < options.n_tokens_to_generate and options.window_keep is None:
+        remedy = "; --context slide goes on beyond it" if "context" in options.values else ""
+        log.info(f"The context has room for {n_room} new tokens{remedy}.")
 
 
 def remark_after(completions, clock):

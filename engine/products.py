@@ -30,10 +30,9 @@ class Matrix:
         return self.array.shape
 
     def __rmatmul__(self, x: np.ndarray) -> np.ndarray:  # [..., n_in] @ [n_in, n_out] -> [..., n_out]
-        product = np.empty((*x.shape[:-1], self.shape[1]), dtype=np.float32)
-        rows = x.reshape(-1, self.shape[0])  # [..., n_in] -> [n_rows, n_in]
-        multiply(rows, self.array, out=product.reshape(len(rows), self.shape[1]))
-        return product
+        rows = x.reshape(-1, x.shape[-1])  # [..., n_in] -> [n_rows, n_in]
+        product = multiply(rows, self.array)
+        return product.reshape(*x.shape[:-1], product.shape[-1])  # [n_rows, n_out] -> [..., n_out]
 
 
 class Embedding:
@@ -74,26 +73,27 @@ class Vector:
         return x
 
 
-def multiply(rows, w, out):  # [n_rows, n_in] @ [n_in, n_out] -> [n_rows, n_out]
-    """Write `rows @ w` into `out`, in shapes that OpenBLAS multiplies fast."""
+def multiply(rows, w):  # [n_rows, n_in] @ [n_in, n_out] -> [n_rows, n_out]
+    """Return `rows @ w`, computed in shapes that OpenBLAS multiplies fast."""
     n_rows = len(rows)
     if 2 <= n_rows <= 4:
-        multiply_one_by_one(rows, w, out)
-    elif 4 < n_rows < 128 and n_rows % 8:
+        return multiply_one_by_one(rows, w)
+    if 4 < n_rows < 128 and n_rows % 8:
         padding = np.zeros((-n_rows % 8, rows.shape[1]), dtype=np.float32)
-        out[:] = (np.concatenate([rows, padding]) @ w)[:n_rows]  # 30 rows take longer than 32
-    else:
-        np.matmul(rows, w, out=out)
+        return (np.concatenate([rows, padding]) @ w)[:n_rows]  # 30 rows take longer than 32
+    return rows @ w
 
 
-def multiply_one_by_one(rows, w, out):
+def multiply_one_by_one(rows, w):
     """Multiply row by row. The rows after the first find `w`, or each chunk of a vocabulary, in the CPU's cache."""
+    product = np.empty((len(rows), w.shape[1]), dtype=np.float32)
     is_vocabulary = w.flags.f_contiguous
     step = VOCAB_CHUNK if is_vocabulary else w.shape[1]
     for start in range(0, w.shape[1], step):
         columns = slice(start, start + step)
-        for row, result in zip(rows, out, strict=True):
+        for row, result in zip(rows, product, strict=True):
             np.matmul(row, w[:, columns], out=result[columns])
+    return product
 
 
 def in_row_chunks(function: Callable) -> Callable:
@@ -103,6 +103,8 @@ def in_row_chunks(function: Callable) -> Callable:
     """
 
     def chunked(x):  # [..., n] -> [..., n]
+        if x.size <= L2_FLOATS:
+            return function(x)
         rows = x.reshape(-1, x.shape[-1])
         n_rows = max(1, L2_FLOATS // x.shape[-1])
         for start in range(0, len(rows), n_rows):

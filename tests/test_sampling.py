@@ -920,8 +920,8 @@ def test_logits_of_any_number_type_give_the_same_token(strategy):
 # ---- make_sampler ----------------------------------------------------------------------------------------------------
 
 RULES = {
-    "temperature": "a number from 0 (greedy) upwards, such as 1",
-    "top_k": "a whole number, or 0 for all tokens, such as 50",
+    "temperature": "a number from 0 (greedy) upwards, such as 0.8",
+    "top_k": "a whole number from 1, such as 50, or 0 for all tokens",
     "top_p": "a number from 0 to 1, such as 0.9",
     "min_p": "a number from 0 to 1, such as 0.05",
     "typical_p": "a number from 0 to 1, such as 0.95",

@@ -178,8 +178,7 @@ def render(
     yield ""
     sums = totals(logprobs, text)
     yield from screen.wrap(summary(sums, scores), width)
-    for line in total_lines(sums):
-        yield from screen.wrap(line, width)
+    yield from total_lines(sums)
     yield ""
     yield from screen.wrap(f"Scored with {abbreviated(model.name)} {definition(model, len(ids), stride)}.", width)
 

@@ -249,7 +249,8 @@ def test_a_remark_names_the_seed_or_an_option_without_effect(remarks_of, options
 
 
 def test_gpt2_pico_py_does_not_recommend_an_option_that_it_lacks(remarks_of):
-    (closing,) = remarks_of(gpt2_pico.main, STORY, n_tokens_to_generate=600, stop="a")
+    room, closing = remarks_of(gpt2_pico.main, STORY, n_tokens_to_generate=600, stop="a")
+    assert room == "The context has room for 509 new tokens."
     assert "tokens in" in closing
 
 

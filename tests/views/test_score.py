@@ -191,3 +191,8 @@ def test_the_log_probabilities_are_those_of_a_distribution(tiny, plain):
     some = [next(score.score([token], tiny))[0] for token in range(0, tiny.n_vocab, 97)]
     expected = (x - np.log(np.exp(x).sum()))[::97]
     np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4)
+
+
+def test_a_total_with_many_digits_stays_on_one_line(scored):
+    out = scored("你好" * 7, "--model_size", "tiny")
+    assert re.search(r"^word perplexity +\d{40,}\.\d{4}$", out, re.MULTILINE)
