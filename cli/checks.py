@@ -1,6 +1,7 @@
 """Checks of a flag's value: (name, value) -> value, or ValueError with the name, the value and the rule."""
 
 import json
+import os
 import re
 import reprlib
 from collections.abc import Callable
@@ -95,7 +96,14 @@ def switch(name: str, value: object) -> bool:
     return BOOLEANS[word]
 
 
-def text(name: str, value: object) -> str:
+def path(name: str, value: object) -> str:
+    """Return a name of a file or a folder. It need not exist."""
+    try:
+        is_possible = b"\0" not in os.fsencode(str(value))
+    except UnicodeError:
+        is_possible = False
+    if not is_possible:
+        raise ValueError(f"{name} is {shown(str(value))}; no file or folder can have this name")
     return str(value)
 
 

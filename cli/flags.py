@@ -9,7 +9,7 @@ from functools import partial
 
 import sampling
 import utils
-from cli.checks import Check, biases, ids, one_of, several, strings, switch, text, unchecked, whole
+from cli.checks import Check, biases, ids, one_of, path, several, strings, switch, unchecked, whole
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ FLAGS = {
     ),
     "model_size": Flag(
         "124M",
-        text,
+        path,
         "text",
         "124M, 355M, 774M or 1558M, which are downloaded once; tiny, which is bundled; or the name or path of a folder "
         "with a model in the format of OpenAI, Hugging Face or nanoGPT",
@@ -65,7 +65,7 @@ FLAGS = {
     ),
     "models_dir": Flag(
         utils.MODELS_DIR,
-        text,
+        path,
         "text",
         "look for the folders of models in FOLDER, and download them there",
         "FOLDER",
@@ -256,7 +256,7 @@ N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view
 
 PICO_FLAGS = without(FLAGS, "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
 BATCH_FLAGS = {
-    "output": Flag(None, text, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
+    "output": Flag(None, path, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
     "overwrite": Flag(
         False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
     ),
@@ -310,7 +310,7 @@ EXPLORE_FLAGS = {
     ),
     "output": Flag(
         None,
-        text,
+        path,
         "view",
         "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file",
         "FILE",

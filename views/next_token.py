@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 import sampling
+from checkpoints.messages import abbreviated
 from cli.flags import N_ROWS
 from cli.options import Options
 from engine.batching import generate_samples
@@ -198,7 +199,7 @@ def render(record: dict, model_name: str, width: int) -> Iterator[str]:
     """Yield the text so far, the steps of the choice, the table of tokens, the entropy, and the draw."""
     yield screen.paint(screen.cut_left(screen.printable(record["text"]), width), "bold")
     unbroken = " → ".join(step.replace(" ", "\0") for step in steps_of(record))  # lines end between two steps
-    yield from (line.replace("\0", " ") for line in screen.wrap(f"{model_name}: {unbroken}", width))
+    yield from (line.replace("\0", " ") for line in screen.wrap(f"{abbreviated(model_name)}: {unbroken}", width))
     yield ""
     yield from table(record, width)
     yield ""

@@ -22,6 +22,7 @@ import numpy as np
 
 import gpt2
 import sampling
+from checkpoints.messages import abbreviated
 from cli.flags import N_ROWS
 from utils import Model
 from views import screen
@@ -180,7 +181,7 @@ def render(
     for line in total_lines(sums):
         yield from screen.wrap(line, width)
     yield ""
-    yield from screen.wrap(f"Scored with {model.name} {definition(model, len(ids), stride)}.", width)
+    yield from screen.wrap(f"Scored with {abbreviated(model.name)} {definition(model, len(ids), stride)}.", width)
 
 
 def table(names, scores, listed, width):

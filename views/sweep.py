@@ -142,7 +142,7 @@ def as_markdown(cells: list[dict], names: list[str], about: dict) -> str:
     """Return a table with a row per text. about: "model", "prompt" and "seed"."""
     headings = [*names, *MEASURES, "text"]
     lines = [
-        f"{about['model']}: {escape_markdown(about['prompt'])}",
+        f"{escape_markdown(about['model'])}: {escape_markdown(about['prompt'])}",
         "",
         "| " + " | ".join(headings) + " |",
         "|" + "---|" * len(headings),

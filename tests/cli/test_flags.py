@@ -286,6 +286,8 @@ def test_a_number_of_more_than_40_digits_is_an_error_that_states_the_limit(typed
         ("context", "a" * 10**6, "it must be stop or slide"),
         ("json", "\n" * 10**6, "it must be True or False"),
         ("json", [True], "json is [True]; it must be True or False"),
+        ("model_size", "\ud800", "model_size is '\\ud800'; no file or folder can have this name"),
+        ("models_dir", "a\0b", "models_dir is 'a\\x00b'; no file or folder can have this name"),
         ("strategy", "\x1b" + "b" * 10**6, "Unknown sampling strategy"),
         ("preset", "b" * 10**6, "Unknown preset"),
         ("n" * 10**6, 1, "there is no flag --nnn"),
