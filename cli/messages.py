@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.messages import abbreviated, escaped
+from checkpoints.messages import escaped, named
 
 MAX_LENGTH = 5000  # characters of a whole message; the longest of ours is much shorter
 OUR_TYPES = (ValueError, RuntimeError, OSError)  # the types that this project raises, besides its own
@@ -43,7 +43,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory; a smaller model, a shorter text or fewer samples need less"
     if isinstance(error, OSError) and error.strerror:
-        name = "" if error.filename is None else f"{abbreviated(error.filename)}: "
+        name = "" if error.filename is None else f"{named(error.filename)}: "
         return f"{name}{error.strerror}"
     is_ours = type(error) in OUR_TYPES or type(error).__module__.startswith(("checkpoints.", "cli."))
     if is_ours and str(error):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from checkpoints import files
+from checkpoints.messages import named, reason
+from cli import checks
 from cli.checks import shown
 from cli.command import as_utf8
 from cli.messages import describe
@@ -49,14 +51,14 @@ def read_prompt(prompt: str | None) -> str | None:
 
 
 def read_file(path):
+    source = f"'{named(path)}'"
+    checks.path("the name after FILE:", path)
     try:
         with open(files.expand(path), "rb") as file:
-            data = read_bounded(file, shown(path))
+            data = read_bounded(file, source)
     except OSError as error:
-        raise ValueError(f"cannot read the prompt from {shown(path)}: {error.strerror}") from error
-    except UnicodeError:
-        raise ValueError(f"cannot read the prompt from {shown(path)}: no file can have this name") from None
-    return drop_newline(decode(data, shown(path)))
+        raise ValueError(f"cannot read the prompt from {source}: {reason(error)}") from error
+    return drop_newline(decode(data, source))
 
 
 def read_bounded(stream: BinaryIO, source: str) -> bytes:

@@ -97,7 +97,7 @@ class Records:
                 )
             self.reader = open_or_none(self.path)
             if self.reader and os.path.samestat(os.fstat(self.reader.fileno()), os.fstat(self.file.fileno())):
-                check_links(self.path, status)
+                files.check_replaceable(self.path, status)
                 return
             self.close()
         raise ValueError(f"other programs keep replacing {quoted(self.path)}: name another --output")
@@ -226,11 +226,11 @@ class Records:
         """Raise OSError if another program has deleted, replaced or changed the file, so that rows are lost."""
         if not self.reader:
             return
-        status = os.fstat(self.file.fileno())
-        if not is_at(self.path, status):
+        size = os.fstat(self.file.fileno()).st_size
+        if not files.is_at(Path(os.path.realpath(self.path)), self.file):
             problem = "deleted or replaced"
-        elif status.st_size != self.size:
-            problem = f"changed: it has {status.st_size} bytes, but this run and those before wrote {self.size}"
+        elif size != self.size:
+            problem = f"changed: it has {size} bytes, but this run and those before wrote {self.size}"
         else:
             return
         raise OSError(
@@ -299,23 +299,6 @@ def open_or_none(path):
         return open(path, "rb")
     except FileNotFoundError:
         return None
-
-
-def is_at(path, status):
-    """Return whether the file with this status still has this path."""
-    try:
-        return os.path.samestat(os.stat(path), status)
-    except OSError:
-        return False
-
-
-def check_links(path, status):
-    """Raise ValueError if a file has several hard links: when the file is replaced, the others keep the old one."""
-    if status.st_nlink > 1:
-        raise ValueError(
-            f"{quoted(path)} has {status.st_nlink} hard links, and only one of them would get the new rows: "
-            "name another --output"
-        )
 
 
 def numbered_lines(file):

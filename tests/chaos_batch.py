@@ -49,9 +49,11 @@ class Run:
         self.log = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, wait closes it
         self.done, done = os.pipe()  # the run writes to it when its records are complete
         self.code = None
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a run receives no signal before it can handle it
         self.pid = os.fork()
         if self.pid == 0:
             be_a_run(words, self.log, done, prepare)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(done)
 
     def is_complete(self):
@@ -100,11 +102,14 @@ def be_a_run(words, log, done, prepare):
         Records.finish = finish_and_tell
         sys.argv = ["batch.py", *map(str, words)]
         prepare()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         command.run(batch.main, BATCH)
     except SystemExit as exit:
         code = exit.code or 0
     except KeyboardInterrupt:  # before or after the command
         code = 130
+    except command.Terminated as error:  # while the handlers are installed or removed
+        code = 128 + error.signum
     except BaseException:
         traceback.print_exc()
         code = 70

@@ -11,7 +11,6 @@ sampling.py. `--toy` replaces the model by nine words with fixed logits (views/t
 
 import logging
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import BinaryIO
 import sampling
 import utils
 from checkpoints import files
-from checkpoints.messages import abbreviated
+from checkpoints.messages import named, reason
 from cli import output
 from cli.checks import shown
 from cli.complete import draw_seed, encode_prompt
@@ -150,24 +149,19 @@ def check_sweep(grid, options):
 def check_output(name, suffixes):
     """Raise ValueError unless a file of that name can be written in one of the formats."""
     path = Path(files.expand(name))
+    output = f"output is '{named(name)}'"
     if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"output is {shown(name)}; its name must end in {', '.join(suffixes)}, which selects the format"
-        )
+        raise ValueError(f"{output}; its name must end in {', '.join(suffixes)}, which selects the format")
     if not os.path.isdir(path.parent):
-        raise ValueError(f"output is {shown(name)}, but there is no folder {shown(str(path.parent))}; create it first")
+        raise ValueError(f"{output}, but there is no folder '{named(path.parent)}'; create it first")
     if os.path.isdir(path):
-        raise ValueError(f"output is {shown(name)}, a folder; it must be a file")
+        raise ValueError(f"{output}, a folder; it must be a file")
     try:
-        kind = path.stat()
+        files.check_replaceable(path, path.stat())
     except FileNotFoundError:
         return
-    except (OSError, UnicodeError):
-        raise ValueError(f"output is {shown(name)}; no file can have this name") from None
-    if not stat.S_ISREG(kind.st_mode):
-        raise ValueError(f"output is {shown(name)}, a pipe or a device; it must be a file")
-    if kind.st_nlink > 1:
-        raise ValueError(f"output is {shown(name)}, a file that has other names too (hard links); choose another name")
+    except OSError as error:
+        raise ValueError(f"{output}: {error.strerror}") from None
 
 
 # ---- the views -------------------------------------------------------------------------------------------------
@@ -268,8 +262,8 @@ def write_file(name: str, write: Callable[[BinaryIO], object]) -> None:
         with files.new_file(Path(files.expand(name))) as file:
             write(file)
     except OSError as error:
-        raise OSError(f"cannot write {abbreviated(name)}: {error.strerror or error}") from error
-    log.info(f"wrote {abbreviated(name)}")
+        raise OSError(f"cannot write {named(name)}: {reason(error)}") from error
+    log.info(f"wrote {named(name)}")
 
 
 # ---- the command -----------------------------------------------------------------------------------------------

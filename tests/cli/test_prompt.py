@@ -123,11 +123,17 @@ def test_a_device_without_an_end_is_not_read_to_the_end(here, monkeypatch):
     assert (code, err) == (2, "Error: '/dev/zero' has more than 1 MB, the most that a prompt may have\n")
 
 
-@pytest.mark.parametrize("name", ["nowhere.txt", ".", "n" * 5000, "\ud800", "a\x1b[31m\nb"])
+@pytest.mark.parametrize("name", ["nowhere.txt", ".", "n" * 5000, "a\x1b[31m\nb"])
 def test_a_file_that_cannot_be_read_is_named_in_one_short_line(here, name):
     code, out, err = here(f"FILE:{name}", "--model_size", "tiny")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("Error: cannot read the prompt from '") and len(err) < 200 and "\x1b" not in err
+    assert err.startswith("Error: cannot read the prompt from '") and len(err) < 350 and "\x1b" not in err
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_usage_error(here, name):
+    code, _, err = here(f"FILE:{name}", "--model_size", "tiny")
+    assert code == 2 and err.startswith("Error: the name after FILE: is ") and "no file or folder can have" in err
 
 
 def test_a_stdin_that_cannot_be_read_is_a_usage_error(here, monkeypatch, tmp_path):

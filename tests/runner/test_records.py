@@ -172,6 +172,15 @@ def test_an_option_that_differs_from_the_earlier_run_is_named_in_the_error(run, 
     assert "start again with --overwrite" in err
 
 
+def test_a_difference_that_is_found_after_generation_has_begun_exits_with_1(run, files):
+    prompts, out = files
+    run(prompts, "--output", out, "-n", "4", "--batch_size", "1")
+    out.write_bytes(out.read_bytes().splitlines(keepends=True)[2])
+    code, _, err = run(prompts, "--output", out, "-n", "3", "--batch_size", "1")
+    assert code == 1 and "row 2 of" in err and "with n_tokens_to_generate 4, now it is 3" in err
+    assert sorted(record["row"] for record in read_records(out)) == [0, 1, 2]
+
+
 def test_another_prompt_in_a_finished_row_is_an_error_and_overwrite_starts_again(run, files):
     prompts, out = files
     run(prompts, "--output", out, "-n", "4")

@@ -78,7 +78,7 @@ def seen(here):
         ),
         (["\x1b[31m" + "v" * 10**6], "there is no view '\\x1b[31mvvv"),
         (["next", "w" * 10**6, "--toy"], "is not in the vocabulary of the toy model"),
-        (["sweep", "x", "--top_k", "5", "--output", "n" * 300 + ".md"], "no file can have this name"),
+        (["sweep", "x", "--top_k", "5", "--output", "n" * 300 + ".md"], "File name too long"),
         (["sweep", "x", "--top_k", "5", "--output", "\ud800.md"], "no file or folder can have this name"),
         (["sweep", "x", "--top_k", "5", "--output", "a" * 10**6 + ".gif"], "its name must end in .md, .csv, .json"),
     ],
@@ -142,11 +142,11 @@ def test_an_output_that_is_no_ordinary_file_is_rejected_before_the_work(run, tmp
     args = ("sweep", "--toy", "--top_k", "1", "--output")
     os.mkfifo(tmp_path / "pipe.csv")
     code, _, err = run(*args, tmp_path / "pipe.csv")
-    assert (code, err.endswith("pipe.csv', a pipe or a device; it must be a file\n")) == (2, True)
+    assert code == 2 and "pipe.csv': it is a" in err and "not a regular file" in err
     (tmp_path / "one.csv").write_text("old", encoding="utf-8")
     os.link(tmp_path / "one.csv", tmp_path / "two.csv")
     code, _, err = run(*args, tmp_path / "two.csv")
-    assert code == 2 and "has other names too (hard links)" in err
+    assert code == 2 and "it has 2 names (hard links)" in err
     assert (tmp_path / "one.csv").read_text(encoding="utf-8") == "old"
 
 
