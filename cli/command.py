@@ -32,8 +32,13 @@ def run(main: Callable, command: object = "cli.help.GPT2") -> None:
 
     command: a cli.help.Command, or its dotted name, so that this function imports it.
     """
-    with raised_signals(), without_library_messages():
-        code = exit_code(main, command)
+    try:
+        with raised_signals(), without_library_messages():
+            code = exit_code(main, command)
+    except KeyboardInterrupt:  # a signal while the handlers are installed or removed
+        code = 130
+    except Terminated as error:
+        code = fail(error, 128 + error.signum)
     if code:
         sys.exit(code)
 
@@ -101,7 +106,7 @@ def end_at_once():
 
 @contextlib.contextmanager
 def without_library_messages() -> Iterator[None]:
-    """Hide warnings of libraries, which are no concern of the user, unless -W or PICOGPT_DEBUG asks for them."""
+    """Hide warnings of libraries from the user, unless -W or PICOGPT_DEBUG asks for them."""
     if sys.warnoptions or os.environ.get(DEBUG) == "1":
         yield
         return
