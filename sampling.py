@@ -392,7 +392,7 @@ def make_sampler(strategy: str | Callable | None = None, preset: str | None = No
     """
     if preset is not None:
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise ValueError(f"Unknown preset: {shown(preset)}{did_you_mean(preset, PRESETS)}")
+            raise ValueError(f"Unknown preset: {reprlib.repr(preset)}{did_you_mean(preset, PRESETS)}")
         knobs = PRESETS[preset] | without_none(knobs)
     knobs = {name: check_knob(name, value, KNOBS) for name, value in without_none(knobs).items()}
     if callable(strategy):
@@ -424,13 +424,8 @@ def check_knob(name, value, table):
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     is_huge = isinstance(value, int) and value > LARGEST
     if not is_number or is_huge or not fits(value):
-        raise ValueError(f"{name} is {shown(value)}; it must be {rule.format(*default)}")
+        raise ValueError(f"{name} is {reprlib.repr(value)}; it must be {rule.format(*default)}")
     return value
-
-
-def shown(value):
-    """Return a value for a message, of limited length and without control characters."""
-    return reprlib.repr(value)
 
 
 def infer_strategy(knobs):
@@ -444,7 +439,7 @@ def infer_strategy(knobs):
 def check_strategy(strategy, knobs):
     """Raise ValueError if the strategy is unknown or does not use one of the knobs."""
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
-        raise ValueError(f"Unknown sampling strategy: {shown(strategy)}{did_you_mean(strategy, STRATEGIES)}")
+        raise ValueError(f"Unknown sampling strategy: {reprlib.repr(strategy)}{did_you_mean(strategy, STRATEGIES)}")
     for name in knobs:
         if strategy == "greedy" or OWNERS.get(name, strategy) != strategy:
             other = OWNERS.get(name, "temperature")
@@ -507,7 +502,9 @@ def check_ids(ids, n_vocab):
         ids = np.array(ids, dtype=object)  # whole numbers of more than 63 bits
     outside = ids[(ids < 0) | (ids >= n_vocab)]
     if len(outside):
-        raise ValueError(f"there is no token {shown(int(outside[0]))}: the ids of this model are 0 to {n_vocab - 1}")
+        raise ValueError(
+            f"there is no token {reprlib.repr(int(outside[0]))}: the ids of this model are 0 to {n_vocab - 1}"
+        )
     return ids
 
 
@@ -601,14 +598,14 @@ def check_biases(logit_bias, banned_ids):
         is_whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
         if not is_whole or not 0 <= token <= MAX_ID:
             raise ValueError(
-                f"{shown(token)} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 "
+                f"{reprlib.repr(token)} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 "
                 f"to {MAX_ID}"
             )
     for token, number in logit_bias.items():
         is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
         if not is_number or not (-100 <= number <= 100 or number == -math.inf):
             rule = "a number from -100 to 100, or -inf to ban it"
-            raise ValueError(f"logit_bias of token {token} is {shown(number)}; it must be {rule}")
+            raise ValueError(f"logit_bias of token {token} is {reprlib.repr(number)}; it must be {rule}")
 
 
 # ---- the functions of picoGPT tutorials ----------------------------------------------------------------------------

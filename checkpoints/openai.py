@@ -155,7 +155,7 @@ def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarra
             name = abbreviated(prefix.name)
             raise CheckpointError(
                 f"the checkpoint {named(prefix)} cannot be read ({abbreviated(first_line, 240)}): delete {name}.index "
-                f"and {name}.data-*, then copy them there again, or run again if they were downloaded"
+                f"and {name}.data-*, then run again if they were downloaded, otherwise copy them there again"
             ) from error
 
     reader = checked(tf.train.load_checkpoint, str(prefix))

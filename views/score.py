@@ -178,7 +178,9 @@ def render(
     yield ""
     sums = totals(logprobs, text)
     yield from screen.wrap(summary(sums, scores), width)
-    yield from total_lines(sums)
+    likelihood, *others = total_lines(sums)
+    yield from screen.wrap(likelihood, width)
+    yield from others  # a long number stays on its line
     yield ""
     yield from screen.wrap(f"Scored with {abbreviated(model.name)} {definition(model, len(ids), stride)}.", width)
 
