@@ -253,7 +253,10 @@ def is_ours(file):
 def remove_abandoned_parts(path: Path) -> None:
     """Delete the temporary files of `path` that processes left which were killed: nobody holds their lock."""
     name = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
-    for part in [path.with_name(entry.name) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]:
+    names = []
+    with contextlib.suppress(OSError):  # a folder that may be written but not listed
+        names = os.listdir(path.parent)
+    for part in [path.with_name(entry) for entry in names if name.fullmatch(entry)]:
         with contextlib.suppress(OSError, CheckpointError):  # of another user, or deleted by another process meanwhile
             if os.name == "nt":
                 part.unlink()  # fails while it is open
