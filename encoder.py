@@ -275,7 +275,9 @@ def get_encoder(model_dir: str | os.PathLike) -> Encoder:
 
 
 def checked(encoder: Encoder, vocabulary_path: Path, merges_path: Path) -> Encoder:
-    """Return the encoder. Raise ValueError if the merges produce too few of its tokens."""
+    """Return the encoder. Raise ValueError if its ids have large gaps or the merges produce too few of its tokens."""
+    if encoder.n_vocab > 2 * len(encoder.encoder) + 1000:
+        raise damaged(vocabulary_path, f"has the id {encoder.n_vocab - 1:,} but only {len(encoder.encoder):,} tokens")
     n_merged = len(encoder.ranks)
     n_long = sum(len(token) > 1 for token in encoder.encoder)
     if n_long - n_merged > max(256, len(encoder.encoder) // 10):  # more than special tokens account for
@@ -336,10 +338,9 @@ def parse_json(content: bytes) -> Any:
         raise ValueError(f"byte {error.start + 1:,} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno:,}, column {error.colno:,}") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except ValueError:
-        raise ValueError("a number has too many digits") from None
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        raise ValueError("it is nested too deeply" if is_deep else "a number has too many digits") from None
 
 
 def check_vocabulary(vocabulary: Any, path: Path) -> dict[str, int]:

@@ -170,6 +170,8 @@ def receive(url, part, size):
     with files.open_to_append(part) as file:
         if os.fstat(file.fileno()).st_nlink > 1:
             raise CheckpointError(f"{named(part)} has several names (hard links) and is not written: remove it")
+        if os.fstat(file.fileno()).st_size > (files.LARGEST_TEXT if size is None else size):
+            file.truncate(0)  # of another file
         received = transfer.Part(file, part.stem)
         total = size
         try:

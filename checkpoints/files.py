@@ -9,7 +9,6 @@ that this program writes is never reached through a link that lies in the folder
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -121,20 +120,6 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{named(file)} holds no JSON object: copy or download it again")
     return value
-
-
-def sha256_of(path: Path) -> "hashlib._Hash":
-    """Return the SHA-256 object of a file's bytes, to which more bytes can be added; a missing file counts as empty."""
-    digest = hashlib.sha256()
-    with contextlib.suppress(FileNotFoundError), open_to_read(path) as file:
-        add_to(digest, file)
-    return digest
-
-
-def add_to(digest: "hashlib._Hash", file: BinaryIO) -> None:
-    """Add the rest of an open file to a SHA-256 object."""
-    while chunk := file.read(CHUNK):
-        digest.update(chunk)
 
 
 # ---- lock ------------------------------------------------------------------------------------------------------
@@ -268,7 +253,10 @@ def is_ours(file):
 def remove_abandoned_parts(path: Path) -> None:
     """Delete the temporary files of `path` that processes left which were killed: nobody holds their lock."""
     name = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
-    for part in [path.with_name(entry.name) for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]:
+    names = []
+    with contextlib.suppress(OSError):  # a folder that may be written but not listed
+        names = os.listdir(path.parent)
+    for part in [path.with_name(entry) for entry in names if name.fullmatch(entry)]:
         with contextlib.suppress(OSError, CheckpointError):  # of another user, or deleted by another process meanwhile
             if os.name == "nt":
                 part.unlink()  # fails while it is open

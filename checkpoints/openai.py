@@ -5,6 +5,8 @@ beside it as model.safetensors, which later runs map. A folder with model.safete
 """
 
 import contextlib
+import hashlib
+import math
 import os
 import re
 import warnings
@@ -125,7 +127,12 @@ def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
         return False
     if source is None:  # written by another program: use it and never replace it
         return True
-    return source == files.sha256_of(index).hexdigest() and found == in_safetensors(shapes)
+    return source == fingerprint(index) and found == in_safetensors(shapes)
+
+
+def fingerprint(index: Path) -> str:
+    """Return the SHA-256 of a checkpoint's index."""
+    return hashlib.sha256(files.read_bytes(index)).hexdigest()
 
 
 def convert(index: Path, file: BinaryIO, shapes: Shapes) -> None:
@@ -135,11 +142,25 @@ def convert(index: Path, file: BinaryIO, shapes: Shapes) -> None:
     Raise CheckpointError if the checkpoint is damaged or its tensors are not those in `shapes`, OSError if the file
     cannot be written.
     """
-    source = files.sha256_of(index).hexdigest()
+    source = fingerprint(index)
     names = in_checkpoint(shapes)
     found, read = open_checkpoint(index)
     check_tensors(index.with_suffix(""), names, found)
+    check_data_size(index, shapes)
     mapped.write_safetensors(file, CONVERTED_NAME, in_safetensors(shapes), source, map(read, names))
+
+
+def check_data_size(index: Path, shapes: Shapes) -> None:
+    """Raise CheckpointError if the tensors need more bytes than the data files have: they would share their numbers."""
+    start = f"{index.stem}.data-"
+    paths = [index.parent / name for name in os.listdir(index.parent) if name.startswith(start)]
+    n_found = sum(path.stat().st_size for path in paths if files.is_file(path))
+    n_needed = 4 * sum(map(math.prod, shapes.values()))
+    if paths and n_found < n_needed:
+        raise CheckpointError(
+            f"the data of the checkpoint {named(index.with_suffix(''))} have {n_found:,} bytes but its tensors need "
+            f"{n_needed:,}: copy or download all its files again"
+        )
 
 
 def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarray]]:

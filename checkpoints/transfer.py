@@ -9,6 +9,7 @@ import http.client
 import os
 import queue
 import re
+import socket
 import ssl
 import threading
 import time
@@ -42,7 +43,8 @@ class Part:
         self.name = name
         self.digest = hashlib.sha256()
         file.seek(0)
-        files.add_to(self.digest, file)
+        while chunk := file.read(files.CHUNK):
+            self.digest.update(chunk)
         self.size = file.tell()
         self.milestone = self.size  # the size to reach before the deadline
         self.deadline = 0.0
@@ -64,11 +66,12 @@ class Part:
 def receive_more(url: str, part: Part, size: int | None) -> int | None:
     """Append the body of one answer to `part`. Return the size of the whole file if the server says it, else `size`.
 
-    The body may end before the file does. It is not read if the file is larger than `size`.
+    The body may end before the file does. It is not read if the file is larger than `size`, and not beyond `size` or,
+    if that is None, files.LARGEST_TEXT.
     Raise Interrupted or Refused.
     """
     start = part.size
-    with contextlib.closing(request(url, start)) as response:
+    with ended(request(url, start)) as response:
         is_continued, total = read_headers(response, part)
         if not is_continued:
             part.restart()
@@ -83,13 +86,24 @@ def receive_more(url: str, part: Part, size: int | None) -> int | None:
             for chunk in at_minimum_speed(part, response.iter_content(files.CHUNK)):
                 part.append(chunk)
                 bar.update(len(chunk))
-                if size is not None and part.size > size:
-                    return size
+                if part.size > (files.LARGEST_TEXT if size is None else size):
+                    return part.size if size is None else size
     if end is not None and part.size < end:
         raise Interrupted(f"the connection ended after {part.size:,} of {end:,} bytes")
     if part.size == first and part.size != total:
         raise Interrupted(f"the server sent none of the bytes from {first:,} on")
     return total
+
+
+@contextlib.contextmanager
+def ended(response):
+    """Close the connection of a response after a `with` block, also while another thread waits for its bytes."""
+    try:
+        yield response
+    finally:
+        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(response.raw.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+        response.close()
 
 
 def request(url, start):
@@ -173,21 +187,34 @@ def in_time(function: Callable[[], Any], seconds: float, problem: str) -> Any:
     The timeouts of sockets do not suffice: each byte that arrives resets them.
     """
     results = queue.SimpleQueue()
+    abandoned = threading.Event()
 
     def call():
         try:
             results.put((function(), None))
         except Exception as error:
             results.put((None, error))
+        if abandoned.is_set():
+            close_unused(results)
 
     threading.Thread(target=call, daemon=True).start()
     try:
         result, error = results.get(timeout=max(seconds, 0))
     except queue.Empty:
+        abandoned.set()
+        close_unused(results)
         raise Interrupted(problem) from None
     if error is not None:
         raise error
     return result
+
+
+def close_unused(results):
+    """Close a response that arrived too late."""
+    with contextlib.suppress(queue.Empty):
+        result, _ = results.get_nowait()
+        if hasattr(result, "close"):
+            result.close()
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------

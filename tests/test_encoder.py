@@ -564,6 +564,12 @@ def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_p
     assert "\n" not in str(error.value)
 
 
+def test_an_id_far_outside_the_vocabulary_is_an_error_with_both_numbers(tmp_path):
+    folder = model_dir(tmp_path, json.dumps({"a": 0, "b": 1, "c": 5_000_000}).encode())
+    with pytest.raises(ValueError, match=r"encoder\.json has the id 5,000,000 but only 3 tokens: it is damaged"):
+        get_encoder(folder)
+
+
 def test_ids_that_collide_in_a_dict_are_an_error_at_once(tmp_path):
     ids = {f"{i}": i * (2**61 - 1) for i in range(1, 50_000)}
     folder = model_dir(tmp_path, json.dumps(ids).encode())

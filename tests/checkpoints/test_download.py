@@ -394,6 +394,23 @@ def test_short_answers_are_continued_until_the_file_is_complete(server, models, 
     assert server.names_requested().count(name) == 10  # more than there are retries
 
 
+def test_a_file_of_unknown_size_is_received_up_to_the_limit_of_its_kind(server, models, monkeypatch):
+    unknown(monkeypatch, "hparams.json", size=False)
+    monkeypatch.setattr(files, "LARGEST_TEXT", 5000)
+    server.script["/124M/hparams.json"] = ["too_long"]
+    found = re.search(r"file: ([\d,]+) bytes that are no", assert_fails(models, "is not the official file"))
+    assert 5000 < int(found[1].replace(",", "")) <= 6000
+
+
+def test_a_sparse_part_of_a_terabyte_is_not_read(server, models, monkeypatch):
+    unknown(monkeypatch, "hparams.json", size=False)
+    (models / "124M").mkdir(parents=True)
+    for name in ("hparams.json", DATA):
+        with open(models / "124M" / f"{name}.part", "wb") as file:
+            file.truncate(2**40)
+    assert_loads(models)
+
+
 def test_an_answer_without_the_bytes_requested_is_not_requested_for_ever(server, models):
     size = len(server.files[f"/124M/{DATA}"])
     answer = rf"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-0/{size}\r\nContent-Length: 0\r\n\r\n"
@@ -432,10 +449,10 @@ def test_a_page_that_an_earlier_version_kept_is_downloaded_again(server, models,
 @pytest.mark.parametrize("word", ["drip", "drip_headers"])
 def test_a_server_that_sends_a_byte_now_and_then_is_abandoned(server, models, monkeypatch, word):
     monkeypatch.setattr(download, "BACK_OFF", (0,))
-    monkeypatch.setattr(transfer, "LONGEST_START", 0.1)
-    monkeypatch.setattr(transfer, "LONGEST_CHUNK", 0.1)
+    monkeypatch.setattr(transfer, "LONGEST_START", 0.4)
+    monkeypatch.setattr(transfer, "LONGEST_CHUNK", 0.4)
     server.script["/124M/hparams.json"] = [word] * 9
-    message = assert_fails(models, r"the server sent (no answer|fewer than 1,000 bytes) in 0\.1 seconds")
+    message = assert_fails(models, r"the server sent (no answer|fewer than 1,000 bytes) in 0\.4 seconds")
     assert_gives_manual_steps(message, models, server.url)
     assert server.names_requested() == ["hparams.json"] * 2
 

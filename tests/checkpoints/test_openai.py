@@ -223,6 +223,26 @@ def test_a_truncated_checkpoint_is_an_error(tiny_checkpoint, size):
     assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint)
 
 
+def test_the_error_for_too_few_data_gives_both_numbers(tiny_checkpoint):
+    size = (tiny_checkpoint / DATA).stat().st_size
+    os.truncate(tiny_checkpoint / DATA, 1000)
+    assert_error_names_the_folder_and_adds_no_file(
+        tiny_checkpoint, rf"have 1,000 bytes but its tensors need {size:,}: copy or download all its files again"
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no FIFOs")
+def test_a_data_file_that_is_a_fifo_is_an_error(tiny_checkpoint):
+    (tiny_checkpoint / DATA).unlink()
+    os.mkfifo(tiny_checkpoint / DATA)
+    assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint, f"{DATA} is a FIFO")
+
+
+def test_an_index_over_the_size_limit_is_an_error_at_once(tiny_checkpoint):
+    os.truncate(tiny_checkpoint / "model.ckpt.index", 2**40)
+    assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint, "has 1,099,511,627,776 bytes; at most 16,777,216")
+
+
 def test_a_missing_data_file_is_an_error(tiny_checkpoint):
     (tiny_checkpoint / DATA).unlink()
     assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint, "model.ckpt.data-00000-of-00001")
