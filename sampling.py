@@ -598,7 +598,7 @@ def check_biases(logit_bias, banned_ids):
         is_whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
         if not is_whole or not 0 <= token <= MAX_ID:
             raise ValueError(
-                f"{reprlib.repr(token)} is not a token id; the ids of logit_bias and banned_ids are whole numbers from 0 "
+                f"{reprlib.repr(token)} is not a token id; ids in logit_bias and banned_ids are whole numbers from 0 "
                 f"to {MAX_ID}"
             )
     for token, number in logit_bias.items():
