@@ -140,8 +140,8 @@ def read_header(path: Path) -> tuple[TypedShapes, str | None]:
             found = {name: (tensor.get_dtype(), tuple(tensor.get_shape())) for name, tensor in tensors.items()}
             return found, (file.metadata() or {}).get("source")
     except (SafetensorError, ValueError, OverflowError) as error:
-        cause = abbreviated(error, 200)
-        raise CheckpointError(f"{named(path)} is damaged or cut off ({cause}): delete it and run again") from error
+        remedy = "copy it again, or delete it and run again if it was converted here"
+        raise CheckpointError(f"{named(path)} is damaged or cut off: {remedy}") from error
     except MemoryError as error:  # raised where the address space of a process is limited
         problem = f"{named(path)} has {path.stat().st_size:,} bytes, more than this process can map into memory"
         raise CheckpointError(f"{problem}: allow it more memory (ulimit -v) or choose a smaller model") from error

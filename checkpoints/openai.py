@@ -167,15 +167,19 @@ def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarra
     """Return {name: (dtype, shape)} of a TensorFlow checkpoint, and a function that reads a tensor by its name."""
     tf = import_tensorflow(index.parent)
     prefix = index.with_suffix("")  # TensorFlow names a checkpoint by the common part of its file names
+    data = f"{prefix.name}.data-"
+    if not any(name.startswith(data) for name in os.listdir(index.parent)):
+        raise CheckpointError(f"{named(index.parent)} lacks {abbreviated(data)}00000-of-00001: copy it there")
 
     def checked(read, *arguments):
         try:
             return read(*arguments)
         except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # TensorFlow raises all of these
-            first_line, *_ = str(error).split("\n")
+            is_changed = "checksum" in str(error).lower()
+            problem = "the checksum of a tensor does not match" if is_changed else "a file is missing or damaged"
             name = abbreviated(prefix.name)
             raise CheckpointError(
-                f"the checkpoint {named(prefix)} cannot be read ({abbreviated(first_line, 240)}): delete {name}.index "
+                f"the checkpoint {named(prefix)} cannot be read ({problem}): delete {name}.index "
                 f"and {name}.data-*, then run again if they were downloaded, otherwise copy them there again"
             ) from error
 

@@ -23,6 +23,7 @@ from sampling import make_sampler
 from utils import Model
 
 log = logging.getLogger("picogpt")
+LONG_PROMPT = 2**16  # characters; a shorter prompt is encoded without a look at its length
 
 # ---- a prompt and its completions ------------------------------------------------------------------------------
 
@@ -112,17 +113,34 @@ def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
 
     Token ids in the options and `keep` are checked here too, because their limits are sizes of the model.
     """
+    check_size(prompt, model, options)
     ids = model.encoder.encode(prompt) or [model.encoder.start]
     sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), model.n_vocab)
-    can_slide = "context" in options.values
-    if can_slide and options.context == "slide":
+    if options.values.get("context") == "slide":
         if options.keep > model.n_ctx - 2:
             raise ValueError(
                 f"keep is {options.keep}; it must be at most {model.n_ctx - 2}, this model's context minus 2"
             )
     else:
-        check_length(len(ids), model.n_ctx, "shorten it, or add --context slide" if can_slide else "shorten it")
+        check_length(len(ids), model.n_ctx, remedy_of(options))
     return ids
+
+
+def check_size(prompt: str, model: Model, options: Options) -> None:
+    """Raise ValueError for a prompt that no encoding makes short enough. Encoding it would take much memory."""
+    if len(prompt) <= LONG_PROMPT or options.values.get("context") == "slide":
+        return
+    longest = max(map(len, model.encoder.encoder), default=len(prompt))
+    if len(prompt) > model.n_ctx * longest:
+        raise ValueError(
+            f"the prompt has {len(prompt)} characters; this model reads at most {model.n_ctx} tokens of at most "
+            f"{longest} characters each: {remedy_of(options)}"
+        )
+
+
+def remedy_of(options):
+    """Return the remedy for a prompt that is too long."""
+    return "shorten it, or add --context slide" if "context" in options.values else "shorten it"
 
 
 def new_completion(

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import IO, BinaryIO
@@ -93,7 +94,7 @@ def json_fields(data):
     try:
         fields = parse_json(decode(data))
     except json.JSONDecodeError as error:
-        raise ValueError(f"the line is not JSON ({error})") from None
+        raise ValueError(f"the line is not JSON (character {error.pos + 1})") from None
     if not isinstance(fields, dict):
         raise ValueError('the line is not a JSON object such as {"prompt": "Once upon a time"}')
     return fields
@@ -200,6 +201,9 @@ def column_names(table):
     if "prompt" not in names:
         found = abbreviated(", ".join(names)) or "none"
         raise ValueError(f"there is no column prompt; the columns in the first line are: {found}")
+    repeated = next((name for name, n in Counter(names).items() if n > 1), None)
+    if repeated is not None:
+        raise ValueError(f"the column {abbreviated(repeated)!r} is there twice: rename one of the two")
     return names
 
 

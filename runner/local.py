@@ -34,7 +34,6 @@ from utils import Model
 log = logging.getLogger("picogpt")
 
 N_FIRST_ROWS = 100  # if all of these fail, the run stops
-LONG_PROMPT = 2**16  # characters; a shorter prompt is encoded without a look at its length
 CONTINUES = "Finished rows are kept; the same command continues with the others."
 
 BATCH = Command(
@@ -161,7 +160,6 @@ class RowJob(Job):
 
     def __init__(self, request: Request, model: Model):
         options = request.options
-        check_size(request.prompt, model, options)
         ids = encode_prompt(request.prompt, model, options)
         completions = [
             new_completion(model, options, make_sampler(**options.sampling), len(ids), (request.seed, request.index, i))
@@ -190,18 +188,6 @@ class RowJob(Job):
             make_record(self.request, index, completion, len(self.prompt), self.model, self.clock)
             for index, completion in enumerate(self.completions)
         ]
-
-
-def check_size(prompt: str, model: Model, options: Options) -> None:
-    """Raise ValueError for a prompt that no encoding makes short enough. Encoding it would take much memory."""
-    if len(prompt) <= LONG_PROMPT or options.context == "slide":
-        return
-    longest = max(map(len, model.encoder.encoder))
-    if len(prompt) > model.n_ctx * longest:
-        raise ValueError(
-            f"the prompt has {len(prompt)} characters; this model reads at most {model.n_ctx} tokens of at most "
-            f"{longest} characters each: shorten it, or add --context slide"
-        )
 
 
 class Run:

@@ -228,14 +228,14 @@ class Records:
             return
         size = os.fstat(self.file.fileno()).st_size
         if not files.is_at(Path(os.path.realpath(self.path)), self.file):
-            problem = "deleted or replaced"
+            problem = "another program deleted or replaced it"
         elif size != self.size:
-            problem = f"changed: it has {size} bytes, but this run and those before wrote {self.size}"
+            problem = f"another program changed it: it has {size} bytes instead of {self.size}"
         else:
             return
         raise OSError(
-            f"{quoted(self.path)} was {problem}, during this run and by another program, so that rows are lost; "
-            "run the same command again: it generates them"
+            f"rows are missing from {quoted(self.path)}, because {problem} during this run; "
+            "run the same command again to generate them"
         )
 
     def finish(self) -> None:

@@ -250,11 +250,12 @@ def table(record, width):
     columns = columns_that_fit(record, width)
     bar_width = min(width - width_of_columns(columns), MAX_BAR_WIDTH)
     largest = max(row["drawn_with"] for row in rows)
-    yield screen.paint("  ".join(screen.pad(name, size_of(name, values)) for name, values in columns.items()), "dim")
+    sizes = {name: size_of(name, values) for name, values in columns.items()}
+    yield screen.paint("  ".join(screen.pad(name, size) for name, size in sizes.items()), "dim")
     for i, row in enumerate(rows):
         if i and row["rank"] > rows[i - 1]["rank"] + 1:
             yield screen.paint("   ⋮  ⋮", "dim")
-        cells = [screen.pad(values[i], size_of(name, values)) for name, values in columns.items()]
+        cells = [screen.pad(values[i], sizes[name]) for name, values in columns.items()]
         is_chosen = row["id"] == record["draw"]["id"]
         yield table_line(row, cells, row["drawn_with"] / largest, bar_width, is_chosen)
     if record["n_vocab"] > len(rows):

@@ -31,6 +31,7 @@ class ToyEncoder:
     ([1, 2, 5, 8], 'forward toward')
     """
 
+    encoder = ()  # a word of any length is checked, so that the message names it
     end_of_text = None
     start = list(TOY).index("you")
 

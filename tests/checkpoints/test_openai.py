@@ -214,7 +214,7 @@ def test_a_single_wrong_bit_in_the_checkpoint_is_an_error(tiny_checkpoint, where
     raw = bytearray((tiny_checkpoint / DATA).read_bytes())
     raw[where] ^= 1
     (tiny_checkpoint / DATA).write_bytes(raw)
-    assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint, "Checksum does not match")
+    assert_error_names_the_folder_and_adds_no_file(tiny_checkpoint, "the checksum of a tensor does not match")
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])

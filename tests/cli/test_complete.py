@@ -158,3 +158,10 @@ def test_text_is_printed_while_it_is_generated_unless_stream_is_false(monkeypatc
     streamed = text_of(here, STORY, "-n", "20")
     assert len(written) > 15
     assert text_of(here, STORY, "-n", "20", "--stream", "False") == streamed
+
+
+def test_a_prompt_that_no_encoding_makes_short_enough_is_refused_without_encoding(here, monkeypatch):
+    monkeypatch.setattr("encoder.Encoder.encode", lambda self, text: pytest.fail("encoded"))
+    code, out, err = here("x" * 100_000, "--model_size", "tiny")
+    assert (code, out) == (2, "")
+    assert "the prompt has 100000 characters; this model reads at most 512 tokens" in err

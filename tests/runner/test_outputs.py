@@ -106,7 +106,7 @@ def test_an_output_that_is_deleted_during_a_run_is_an_error(run, files, after_tw
     prompts, out = files
     after_two_rows(out.unlink)
     code, _, err = run(prompts, "--output", out, *batch)
-    assert code == 1 and "was deleted or replaced, during this run and by another program, so that rows are lost" in err
+    assert code == 1 and "because another program deleted or replaced it during this run" in err
 
 
 def test_an_output_that_is_replaced_during_a_run_is_an_error(run, files, tmp_path, after_two_rows):
@@ -125,7 +125,7 @@ def test_an_output_that_is_truncated_during_a_run_is_an_error(run, files, after_
     write_prompts(prompts, PROMPTS[:n_rows])
     after_two_rows(partial(os.truncate, out, size))
     code, _, err = run(prompts, "--output", out, *ARGS)
-    assert code == 1 and f"was changed: it has {size} bytes, but this run" in err
+    assert code == 1 and f"another program changed it: it has {size} bytes instead of" in err
     assert b"\0" not in out.read_bytes()
     out.write_bytes(b"")
     assert run(prompts, "--output", out, *ARGS) == (0, "", "")

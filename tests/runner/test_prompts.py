@@ -146,7 +146,7 @@ def test_closed_stdin_is_a_usage_error(monkeypatch):
 # ---- rows that cannot be done ----------------------------------------------------------------------------------
 
 BAD = [
-    ("not json", "the line is not JSON (Expecting value"),
+    ("not json", "the line is not JSON (character 1)"),
     ('{"prompt": NaN}', "the line is not JSON (NaN is not a JSON number)"),
     ("[" * 100_000, "the line is not JSON"),
     ("[1]", "the line is not a JSON object"),
@@ -202,7 +202,7 @@ def test_rows_that_are_not_utf_8_or_not_csv_are_bad_rows(run, tmp_path):
 
 
 def test_a_prompt_that_cannot_fit_into_the_context_is_not_encoded(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "encode_prompt", None)
+    monkeypatch.setattr("encoder.Encoder.encode", None)
     code, out, _ = run(write_prompts(tmp_path / "prompts.txt", ["x" * 200_000]))
     assert code == 1
     assert (
@@ -272,3 +272,10 @@ def test_too_little_memory_for_the_batch_ends_the_run_with_1_and_names_a_smaller
     code, _, err = run(write_prompts(tmp_path / "prompts.txt", ["One"]), "--batch_size", "8")
     assert code == 1
     assert "not enough memory for 8 samples at a time: add --batch_size 4" in err
+
+
+def test_a_column_that_is_there_twice_is_an_error(run, tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,id,prompt\na,1,b\n", encoding="utf-8")
+    code, out, err = run(tmp_path / "prompts.csv", "-n", "1")
+    assert (code, out) == (2, "")
+    assert "the column 'prompt' is there twice: rename one of the two" in err
