@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import download, files, hugging_face, nanogpt, openai
+from checkpoints import download, files, openai
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named, reason
 from encoder import Encoder
@@ -87,8 +87,12 @@ def load_folder(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, d
         if files.is_file(folder / "hparams.json"):
             return openai.load(folder, models_dir)
         if files.is_file(folder / "config.json"):
+            from checkpoints import hugging_face  # imported where used: other formats start faster
+
             return hugging_face.load(folder)
         if files.is_file(folder / "ckpt.pt"):
+            from checkpoints import nanogpt
+
             return nanogpt.load(folder, models_dir)
         return openai.load(folder, models_dir)  # download the model or report the missing files
     except OSError as error:

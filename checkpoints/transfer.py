@@ -5,7 +5,6 @@ The libraries below raise dozens of exceptions. Two remain here: Interrupted and
 
 import contextlib
 import hashlib
-import http.client
 import os
 import queue
 import re
@@ -256,7 +255,7 @@ def innermost(error):
 def cause(error):
     """Return the reason for a network error in a few words."""
     found = innermost(error)
-    if isinstance(found, http.client.IncompleteRead) or not isinstance(found, OSError):
+    if not isinstance(found, OSError):
         return f"the connection failed ({type(found).__name__})"
     return reason(found)
 
