@@ -186,7 +186,7 @@ class DirectoryReader(io.BufferedReader):
 
 
 def fault(error: Exception) -> str:
-    """Return what is wrong with a file: our own words, or the kind of error that a library raised."""
+    """Return the fault of a file: the message of our own error, or the type of a library's error."""
     if isinstance(error, Invalid | zipfile.BadZipFile | OSError):
         return reason(error)
     return f"its structure is invalid, {type(error).__name__}"

@@ -34,7 +34,7 @@ def shown(value: object) -> str:
 
 
 def evaluate(name: str, text: str) -> object:
-    """Return what a text of the command line stands for: a number, True, False, None, or a tuple of these.
+    """Return the value of a text of the command line: a number, True, False, None, or a tuple of these.
 
     Any other text is returned as it is. Raise ValueError for a number with too many digits.
 

@@ -29,7 +29,7 @@ def log_to_stderr() -> logging.Logger:
     """Send remarks to stderr: all of them to a terminal, only warnings to a log or a pipe. Return the logger."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Printable())
-    handler.handleError = lambda record: None  # stderr is full or has no reader: there is nobody to tell
+    handler.handleError = lambda record: None  # stderr is full or has no reader, so that no message can arrive
     if [type(each.formatter) for each in log.handlers] != [Printable] or log.handlers[0].stream is not sys.stderr:
         log.handlers = [handler]
         logging.lastResort = logging.NullHandler()  # loggers of libraries, which have no handler

@@ -206,7 +206,7 @@ def run_line(script: str, words: list[str], piped: bytes) -> tuple[object, str, 
 
 
 def fault_of(code: object, out: str, err: str, script: str) -> str | None:
-    """Return what is wrong with the end of a command, or None."""
+    """Return the fault in the exit code or the output of a command, or None."""
     if code not in (0, 1, 2):
         return f"ended by {code}"
     if "Traceback" in err or "this is a fault of the program" in err:
