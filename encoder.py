@@ -5,7 +5,7 @@ long sequences. Byte-pair encoding (Sennrich et al. 2016, "Neural Machine Transl
 lies between the two: it starts from small units and merges the pairs that were most frequent in the training text, in
 the order in which they were learnt. GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
 section 2.2) starts from the 256 bytes: a common word is one token, and text in any script can be encoded. This module
-does not train vocabularies, and `<|endoftext|>` is the only special token that it knows.
+does not train vocabularies. checkpoints/vocabulary.py reads them from files.
 
 The steps for a text, with a vocabulary of ten tokens and four merges:
 
@@ -30,13 +30,10 @@ The steps for a text, with a vocabulary of ten tokens and four merges:
 
 import codecs
 import heapq
-import json
-import os
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import regex
 
@@ -46,15 +43,8 @@ END_OF_TEXT = "<|endoftext|>"  # separates the documents of the training text
 # runs of white space, without their last character if something follows.
 PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
-# The same tokenizer, as described by a tokenizer.json.
-TOKENIZER = {"type": "BPE", "pre_tokenizer": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-TOKENIZER |= {"normalizer": None, "ignore_merges": False}
-
 CACHE_SIZE = 2**15  # pieces; a megabyte of prose has about as many different ones
 CACHE_LONGEST = 32  # characters; longer pieces rarely repeat
-
-LARGEST_FILE = 2**25  # bytes of a vocabulary or merges file; GPT-2's have one million
-LARGEST_ID = 10_000_000  # a larger id is taken for damage
 
 
 def bytes_to_unicode() -> dict[int, str]:
@@ -116,6 +106,60 @@ def bpe(symbols: Iterable[str], ranks: Mapping[tuple[str, str], int]) -> list[st
     return [symbol for symbol in symbols if symbol is not None]
 
 
+# ---- added tokens ----------------------------------------------------------------------------------------------
+
+
+class AddedToken(NamedTuple):
+    """A token that was added to a trained vocabulary. It is found in a text before the text is cut into pieces.
+
+    The rules are those of Hugging Face's tokenizers (AddedVocabulary).
+    """
+
+    content: str  # the text that it stands for
+    id: int
+    special: bool = False  # found only if special tokens are requested
+    lstrip: bool = False  # takes the white space before it
+    rstrip: bool = False  # takes the white space after it
+    single_word: bool = False  # found only if no letter, digit or underscore is beside it
+    normalized: bool = False  # found after the others, in the text that they leave
+
+
+SPACE_BEFORE = regex.compile(r"(?r)\p{White_Space}*")  # (?r) searches backwards
+SPACE_AFTER = regex.compile(r"\p{White_Space}*")
+WORD = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]")
+
+
+class TokenFinder:
+    """Finds added tokens in a text: the leftmost first, and the longest of those that begin at the same character."""
+
+    def __init__(self, tokens: Iterable[AddedToken]):
+        self.tokens = {token.content: token for token in tokens if token.content}
+        longest_first = sorted(self.tokens, key=len, reverse=True)
+        self.pattern = regex.compile("|".join(map(regex.escape, longest_first)))
+
+    def split(self, text: str, allow_special: bool) -> Iterator[str | AddedToken]:
+        """Yield the added tokens in a text and the parts between them, in their order."""
+        end = 0
+        for match in self.pattern.finditer(text) if self.tokens else ():
+            token = self.tokens[match[0]]
+            if (token.special and not allow_special) or (token.single_word and is_in_word(match)):
+                continue
+            start = max(end, SPACE_BEFORE.match(text, end, match.start()).start()) if token.lstrip else match.start()
+            if start > end:
+                yield text[end:start]
+            yield token
+            end = SPACE_AFTER.match(text, match.end()).end() if token.rstrip else match.end()
+        if end < len(text):
+            yield text[end:]
+
+
+def is_in_word(match: regex.Match) -> bool:
+    """Return whether a character of a word is beside the match."""
+    before = match.string[max(0, match.start() - 1) : match.start()]
+    after = match.string[match.end() : match.end() + 1]
+    return any(WORD.match(character) for character in (before, after))
+
+
 # ---- encoders --------------------------------------------------------------------------------------------------
 
 
@@ -124,19 +168,34 @@ class Encoder:
 
     encoder: {token: id}, with tokens written in the characters of `bytes_to_unicode`.
     bpe_merges: pairs of symbols in the order in which they were learnt. A merge whose result has no id is left out.
+    added: tokens beside those of the BPE. `<|endoftext|>` is a special one wherever the vocabulary has it.
+    add_prefix_space: encode a text as if a space preceded it.
 
     Attributes: `encoder`, {token: id}; `decoder`, {id: token}; `ranks`, {pair: position among the merges}; `n_vocab`,
-    the largest id + 1; `end_of_text`, the id of `<|endoftext|>`, None if the vocabulary lacks it; `start`, the id that
-    replaces an empty prompt: end_of_text, else the id of a newline, else the last id.
+    the largest id + 1; `special`, {content: id} of the special tokens; `end_of_text`, the id of `<|endoftext|>`, None
+    if the vocabulary lacks it; `start`, the id from which an empty text is continued: end_of_text, else the id of a
+    newline, else the last id.
     """
 
     new_line = SYMBOL_OF[ord("\n")]
 
-    def __init__(self, encoder: Mapping[str, int], bpe_merges: Iterable[tuple[str, str]]):
-        self.encoder = dict(encoder)
+    def __init__(
+        self,
+        encoder: Mapping[str, int],
+        bpe_merges: Iterable[tuple[str, str]],
+        added: Collection[AddedToken] = (),
+        add_prefix_space: bool = False,
+    ):
+        if END_OF_TEXT in encoder and all(token.content != END_OF_TEXT for token in added):
+            added = (*added, AddedToken(END_OF_TEXT, encoder[END_OF_TEXT], special=True))
+        self.encoder = {**encoder, **{token.content: token.id for token in added}}
         self.decoder = {token_id: token for token, token_id in self.encoder.items()}
         self.ranks = {pair: rank for rank, pair in enumerate(bpe_merges) if "".join(pair) in self.encoder}
         self.n_vocab = max(self.decoder, default=-1) + 1
+        self.added = {token.id: token for token in added}
+        self.finders = [TokenFinder(token for token in added if token.normalized is last) for last in (False, True)]
+        self.special = {token.content: token.id for token in added if token.special}
+        self.add_prefix_space = add_prefix_space
         self.end_of_text = self.encoder.get(END_OF_TEXT)
         self.start = self.encoder.get(END_OF_TEXT, self.encoder.get(self.new_line, self.n_vocab - 1))
         self.cached_ids: dict[str, tuple[int, ...]] = {}  # of pieces
@@ -144,18 +203,39 @@ class Encoder:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; `decode` converts them back.
 
-        allow_special: encode `<|endoftext|>` as the id `end_of_text`, if there is one, instead of as ordinary text.
+        allow_special: encode special tokens such as `<|endoftext|>` as their ids, instead of as ordinary text.
         A surrogate pair is encoded as its character, a lone surrogate, which UTF-8 cannot represent, as U+FFFD.
         Raise ValueError if a byte has no token, which cannot happen with the official vocabulary.
         """
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        special = allow_special and self.end_of_text is not None
         ids = []
-        for i, part in enumerate(text.split(END_OF_TEXT) if special else [text]):
-            if i > 0:
-                ids.append(self.end_of_text)
-            for piece in PIECES.findall(part):
-                ids.extend(self.encode_piece(piece))
+        for part in self.split(text, allow_special):
+            ids += [part.id] if isinstance(part, AddedToken) else self.encode_part(part)
+        return ids
+
+    @property
+    def longest(self) -> float:
+        """The number of characters that one token can stand for; infinity if one takes the white space around it."""
+        if any(token.lstrip or token.rstrip for token in self.added.values()):
+            return math.inf
+        return max(map(len, self.encoder), default=0)
+
+    def split(self, text: str, allow_special: bool) -> Iterator[str | AddedToken]:
+        """Yield the added tokens in a text and the parts between them."""
+        if not allow_special and len(self.special) == len(self.added):
+            yield text
+            return
+        first, last = self.finders
+        for part in first.split(text, allow_special):
+            yield from [part] if isinstance(part, AddedToken) else last.split(part, allow_special)
+
+    def encode_part(self, text: str) -> list[int]:
+        """Return the ids of a text without added tokens."""
+        if self.add_prefix_space and not text.startswith(" "):
+            text = " " + text
+        ids = []
+        for piece in PIECES.findall(text):
+            ids.extend(self.encode_piece(piece))
         return ids
 
     def encode_piece(self, piece: str) -> tuple[int, ...]:
@@ -182,7 +262,7 @@ class Encoder:
         except (KeyError, TypeError):  # TypeError: a list or an array in place of an id
             valid = f"the ids of this vocabulary run from 0 to {self.n_vocab - 1}"
             raise ValueError(f"{token_id} is not a token id; {valid}") from None
-        return self.token_to_bytes(token)
+        return token.encode("utf-8", "replace") if token_id in self.added else self.token_to_bytes(token)
 
     def token_to_bytes(self, token: str) -> bytes:
         """Return the bytes of one token. A character outside the table, in a token added by hand, is its UTF-8."""
@@ -192,9 +272,10 @@ class Encoder:
         """Return the text of `ids`, with U+FFFD in place of invalid UTF-8. Raise ValueError as `decode_bytes` does."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], before: Collection[int] = ()) -> Iterator[str]:
         """Yield the text of each id before the next id is requested; joined, the texts equal `decode(ids)`.
 
+        before: the ids that precede these. Here they do not matter; in some vocabularies they decide about a space.
         A character may take several ids: the text is "" until the last of them. If the ids end within a character,
         U+FFFD follows as one more text.
 
@@ -250,151 +331,3 @@ def no_token(piece: str, symbols_before: list[str]) -> ValueError:
         f"this vocabulary has no token for {character!r} (U+{ord(character):04X}): "
         "remove it from the text, or use a model whose vocabulary has all 256 bytes"
     )
-
-
-# ---- files -----------------------------------------------------------------------------------------------------
-
-
-def get_encoder(model_dir: str | os.PathLike) -> Encoder:
-    """Return the encoder of the vocabulary in the folder `model_dir`.
-
-    The vocabulary is encoder.json and vocab.bpe (OpenAI's names), or vocab.json and merges.txt (Hugging Face's names),
-    optionally with added_tokens.json, or tokenizer.json alone.
-    Raise FileNotFoundError if a file is missing, ValueError if one is damaged or two do not belong together.
-    """
-    tokenizer_path = Path(model_dir, "tokenizer.json")
-    if is_file(tokenizer_path) and not any(is_file(Path(model_dir, name)) for name in ("encoder.json", "vocab.json")):
-        return checked(Encoder(*read_tokenizer(tokenizer_path)), tokenizer_path, tokenizer_path)
-    vocabulary_path = find_file(model_dir, "encoder.json", "vocab.json")
-    merges_path = find_file(model_dir, "vocab.bpe", "merges.txt")
-    vocabulary = check_vocabulary(read_json(vocabulary_path), vocabulary_path)
-    added_path = Path(model_dir, "added_tokens.json")
-    if vocabulary_path.name == "vocab.json" and is_file(added_path) and (added := read_json(added_path)) != {}:
-        vocabulary = check_vocabulary({**vocabulary, **check_vocabulary(added, added_path)}, added_path)
-    return checked(Encoder(vocabulary, read_merges(merges_path)), vocabulary_path, merges_path)
-
-
-def checked(encoder: Encoder, vocabulary_path: Path, merges_path: Path) -> Encoder:
-    """Return the encoder. Raise ValueError if its ids have large gaps or the merges produce too few of its tokens."""
-    if encoder.n_vocab > 2 * len(encoder.encoder) + 1000:
-        raise damaged(vocabulary_path, f"has the id {encoder.n_vocab - 1:,} but only {len(encoder.encoder):,} tokens")
-    n_merged = len(encoder.ranks)
-    n_long = sum(len(token) > 1 for token in encoder.encoder)
-    if n_long - n_merged > max(256, len(encoder.encoder) // 10):  # more than special tokens account for
-        raise damaged(merges_path, f"makes only {n_merged} of the {n_long} longer tokens in {vocabulary_path.name}")
-    return encoder
-
-
-def find_file(model_dir: str | os.PathLike, *names: str) -> Path:
-    """Return the path of the first of two names that exists. Raise FileNotFoundError if neither does."""
-    for name in names:
-        path = Path(model_dir, name)
-        if is_file(path):
-            return path
-    problem = f"no {names[0]} (or {names[1]}) in the folder {named(model_dir)}"
-    raise FileNotFoundError(f"{problem}: check the folder's name, or copy the file there from the original folder")
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a file exists. Raise ValueError if it is not a regular file, such as a FIFO, which would wait."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{named(path)} is not a regular file, but a model's files must be: remove it")
-    return path.is_file()
-
-
-def named(path: str | os.PathLike) -> str:
-    """Return a path for a message: without control characters, the middle of a long one left out."""
-    text = os.fspath(path)
-    short = text if len(text) <= 240 else f"{text[:118]}...{text[-118:]}"
-    return short if short.isprintable() else repr(short)
-
-
-def damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{named(path)} {problem}: it is damaged or from another model; copy or download the file again")
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file. Raise ValueError if it has more than LARGEST_FILE bytes."""
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise damaged(path, f"has {size:,} bytes; a vocabulary has at most {LARGEST_FILE:,}")
-    with open(path, "rb") as file:
-        return file.read(size)
-
-
-def read_json(path: Path) -> Any:
-    content = read_bytes(path)
-    try:
-        return parse_json(content)
-    except ValueError as error:
-        raise damaged(path, f"is not valid JSON ({error})") from None
-
-
-def parse_json(content: bytes) -> Any:
-    """Return the value of a JSON text. Raise ValueError, with the fault in a few words, if it is none."""
-    try:
-        return json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1:,} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno:,}, column {error.colno:,}") from None
-    except (RecursionError, ValueError) as error:
-        is_deep = isinstance(error, RecursionError)
-        raise ValueError("it is nested too deeply" if is_deep else "a number has too many digits") from None
-
-
-def check_vocabulary(vocabulary: Any, path: Path) -> dict[str, int]:
-    """Return the vocabulary read from `path`. Raise ValueError unless it is {token: id}."""
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise damaged(path, "is not a JSON object of tokens and their ids")
-    for token, token_id in vocabulary.items():
-        if type(token_id) is not int or not 0 <= token_id < LARGEST_ID:  # isinstance would accept true and false
-            problem = f"gives {reprlib.repr(token)} the id {reprlib.repr(token_id)}"
-            raise damaged(path, f"{problem}, not a whole number from 0 to {LARGEST_ID - 1:,}")
-    if len(set(vocabulary.values())) < len(vocabulary):
-        raise damaged(path, "gives two tokens the same id")
-    return vocabulary
-
-
-def read_tokenizer(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the vocabulary and the merges in a tokenizer.json. Raise ValueError unless it is GPT-2's tokenizer."""
-    tokenizer = read_json(path)
-    try:
-        model = tokenizer["model"]
-        splitter = tokenizer["pre_tokenizer"] or {}
-        found = {"type": model.get("type", "BPE"), "pre_tokenizer": splitter.get("type")}
-        found |= {"add_prefix_space": splitter.get("add_prefix_space", False)}
-        found |= {"use_regex": splitter.get("use_regex", True), "ignore_merges": model.get("ignore_merges", False)}
-        found |= {"normalizer": tokenizer.get("normalizer")}
-        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
-        vocabulary = check_vocabulary({**model["vocab"], **added}, path)
-        merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
-    except (LookupError, TypeError, AttributeError):
-        raise damaged(path, "lacks a model with vocab and merges, or its pre_tokenizer") from None
-    for name, value in TOKENIZER.items():
-        if found[name] != value:
-            problem = f"{named(path)}: {name} is {reprlib.repr(found[name])}, but GPT-2's tokenizer has {value!r}"
-            raise ValueError(f"{problem}; choose a model with that tokenizer")
-    if not all(len(pair) == 2 and all(isinstance(symbol, str) for symbol in pair) for pair in merges):
-        raise damaged(path, "has a merge that is not two symbols")
-    return vocabulary, merges
-
-
-def read_merges(path: Path) -> list[tuple[str, str]]:
-    """Return the pairs of symbols in a merges file. Raise ValueError if it is damaged."""
-    try:
-        lines = read_bytes(path).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise damaged(path, f"is not text (byte {error.start + 1:,} is not UTF-8)") from None
-    if lines == [""]:
-        raise damaged(path, "is empty")
-    if lines[0].startswith("#version"):
-        lines[0] = ""  # the only comment: in all other lines # is an ordinary symbol
-    merges = []
-    for number, line in enumerate(lines, start=1):
-        pair = line.split()
-        if len(pair) == 2:
-            merges.append((pair[0], pair[1]))
-        elif pair:
-            raise damaged(path, f"has {reprlib.repr(line)} in line {number:,} instead of two symbols")
-    return merges

@@ -12,7 +12,7 @@ are one array axis, and the KV cache stores the keys and values of past position
 
 Weights and activations are float32. A weight is any object that supports `x @ w`: an array, or a Matrix of
 engine/products.py, which computes the same faster. Parameters have the checkpoint's names, so that the tree of weights
-unpacks into `gpt2(ids, **params)`. Where a model differs from GPT-2, the tree says so: `activation`, `eps`.
+unpacks into `gpt2(ids, **params)`. Only a model that differs from GPT-2 has `activation`, `eps`, `window` or `head`.
 
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and OpenAI's code for it; the
 compact NumPy form follows Jay Mody's picoGPT.
@@ -48,7 +48,12 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu}
+def silu(x, beta=1.0):
+    """Smooth ReLU, x / (1 + exp(-beta x)); with beta 1.702 it approximates gelu_erf (Hendrycks and Gimpel 2016)."""
+    return x / (1 + np.exp(np.minimum(-beta * x, 88)))
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "silu": silu, "quick_gelu": partial(silu, beta=1.702)}
 
 
 def softmax(x):
@@ -80,9 +85,13 @@ def ffn(x, c_fc, c_proj, activation="gelu"):  # [..., n_query, n_embd] -> [..., 
 # ---- attention and its cache -----------------------------------------------------------------------------------
 
 
-def causal_mask(positions, n_total):  # [..., n_seq] -> [..., 1, n_seq, n_total], the same for every head
-    """0 where the position of a query may attend, -1e10 at later positions."""
-    return np.float32(-1e10) * (np.arange(n_total) > positions[..., None, :, None])
+def causal_mask(positions, n_total, window=None):  # [..., n_seq] -> [..., 1, n_seq, n_total], the same for every head
+    """0 where the position of a query may attend, -1e10 at later positions and at those before its window."""
+    queries = positions[..., None, :, None]  # [..., n_seq] -> [..., 1, n_seq, 1]
+    is_hidden = np.arange(n_total) > queries  # [..., 1, n_seq, n_total]
+    if window is not None:
+        is_hidden |= np.arange(n_total) <= queries - window
+    return np.float32(-1e10) * is_hidden
 
 
 def attention(q, k, v, mask):  # [..., n_query, d_head], 2 x [..., n_total, d_head], [..., n_query, n_total]
@@ -142,14 +151,15 @@ def make_kv_cache(params: dict, n_head: int, n_positions: int, batch: tuple = ()
     return [LayerCache(k, v) for k, v in np.zeros(shape, dtype=np.float32)]  # one array, for large memory pages
 
 
-def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] -> [..., n_query, n_embd]
-    """Multi-head attention: n_head attentions side by side, each on d_head columns."""
+def mha(x, c_attn, c_proj, n_head, masks, cache=None, window=None):  # [..., n_seq, n_embd] -> [..., n_query, n_embd]
+    """Multi-head attention: n_head attentions side by side, each on d_head columns. masks: {window: mask}."""
     qkv = split_heads(linear(x, **c_attn), 3 * n_head)  # [..., n_seq, n_embd] -> [..., 3 * n_head, n_seq, d_head]
     q = qkv[..., :n_head, :, :]  # [..., n_head, n_seq, d_head], like k and v
     k = qkv[..., n_head : 2 * n_head, :, :]
     v = qkv[..., 2 * n_head :, :, :]
     if cache is not None:
         k, v = cache.append(k, v)  # [..., n_head, n_seq, d_head] -> [..., n_head, n_total, d_head]
+    mask = masks[window]  # [..., 1, n_query, n_total]
     n_query = mask.shape[-2]
     q = q[..., -n_query:, :]  # [..., n_head, n_seq, d_head] -> [..., n_head, n_query, d_head]
     heads = causal_attention(q, k, v, mask)  # [..., n_head, n_query, d_head]
@@ -159,10 +169,10 @@ def mha(x, c_attn, c_proj, n_head, mask, cache=None):  # [..., n_seq, n_embd] ->
 # ---- the model -------------------------------------------------------------------------------------------------
 
 
-def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, mask, cache=None):  # -> [..., n_query, n_embd]
+def transformer_block(x, mlp, attn, ln_1, ln_2, n_head, masks, cache=None):  # -> [..., n_query, n_embd]
     """Add to the residual stream `x` what attention and then the feed-forward network compute from it."""
-    attended = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, mask=mask, cache=cache)  # [..., n_query, n_embd]
-    n_query = mask.shape[-2]
+    attended = mha(layer_norm(x, **ln_1), **attn, n_head=n_head, masks=masks, cache=cache)  # [..., n_query, n_embd]
+    n_query = attended.shape[-2]
     x = x[..., -n_query:, :] + attended  # [..., n_seq, n_embd] -> [..., n_query, n_embd]
     return x + ffn(layer_norm(x, **ln_2), **mlp)  # [..., n_query, n_embd]
 
@@ -177,28 +187,31 @@ def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False): 
     if n_total > n_positions:
         raise ValueError(f"{n_total - n_seq} + {n_seq} positions do not fit in {n_positions}: the context is full")
     positions = n_past + np.arange(n_seq)  # [n_seq]; [..., n_seq] if the sequences in the cache differ in length
-    mask = causal_mask(positions, n_total)  # [..., 1, n_seq, n_total]
+    windows = {block["attn"].get("window") for block in blocks}  # {None} in GPT-2, {None, 256} in GPT-Neo
+    masks = {window: causal_mask(positions, n_total, window) for window in windows}  # {...: [..., 1, n_seq, n_total]}
     x = wte[inputs] + wpe[positions]  # [..., n_seq] -> [..., n_seq, n_embd]
     for block, layer_cache in zip(blocks, cache or [None] * len(blocks), strict=True):
         if last_only and block is blocks[-1]:  # earlier positions contribute only their keys and values
-            mask = mask[..., -1:, :]  # [..., 1, n_seq, n_total] -> [..., 1, 1, n_total]
-        x = transformer_block(x, **block, n_head=n_head, mask=mask, cache=layer_cache)
+            masks = {window: mask[..., -1:, :] for window, mask in masks.items()}  # -> {...: [..., 1, 1, n_total]}
+        x = transformer_block(x, **block, n_head=n_head, masks=masks, cache=layer_cache)
     return x  # [..., n_query, n_embd]
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head: int, cache=None, last_only: bool = False) -> np.ndarray:
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head: int, cache=None, last_only: bool = False, head=None) -> np.ndarray:
     """Return the logits of the token that follows each position.
 
     inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with `last_only`,
     which is enough for generation. cache: see `make_kv_cache`; the inputs continue the positions it holds and are
-    added to it. Raises ValueError if the positions exceed n_ctx or the cache.
+    added to it. head: see `predict`. Raises ValueError if the positions exceed n_ctx or the cache.
     """
     x = transformer(inputs, wte, wpe, blocks, n_head, cache, last_only)  # [..., n_seq] -> [..., n_query, n_embd]
-    return predict(x, wte, ln_f)  # [..., n_query, n_embd] -> [..., n_query, n_vocab]
+    return predict(x, wte, ln_f, head)  # [..., n_query, n_embd] -> [..., n_query, n_vocab]
 
 
-def predict(x, wte, ln_f):  # [..., n_embd] -> [..., n_vocab]
-    return layer_norm(x, **ln_f) @ wte.T
+def predict(x, wte, ln_f, head=None):  # [..., n_embd] -> [..., n_vocab]
+    """Compare each position with every token. GPT-2 uses the embedding again; other models may have a `head`."""
+    head = wte if head is None else head  # [n_vocab, n_embd]
+    return layer_norm(x, **ln_f) @ head.T
 
 
 # ---- generation ------------------------------------------------------------------------------------------------
@@ -210,7 +223,7 @@ def generate(
     """Yield the ids that continue `inputs`, each as soon as it is known.
 
     This is the reference loop. The commands run engine/batching.py, which decodes many texts together, to the same ids.
-    inputs: the ids of the prompt; an empty prompt starts from `<|endoftext|>`.
+    inputs: the ids of the prompt, at least one; an empty text is continued from `<|endoftext|>`, 50256 in GPT-2.
     sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
     rng: the numpy Generator for the sampler; None makes a new one.
     stop_ids: ids that end the text; they are not yielded.
@@ -237,8 +250,10 @@ def generate(
 
 
 def check_request(inputs, n_tokens_to_generate: int, n_vocab: int, n_ctx: int) -> list[int]:
-    """Return the prompt as a new list of ids, `[n_vocab - 1]` if it is empty. Raises ValueError if it is invalid."""
-    ids = [int(i) for i in inputs] or [n_vocab - 1]  # GPT-2's vocabulary ends with <|endoftext|>
+    """Return the prompt as a new list of ids. Raises ValueError if it is invalid."""
+    ids = [int(i) for i in inputs]
+    if not ids:
+        raise ValueError("the prompt has no token ids; it must have at least one, such as that of <|endoftext|>")
     if n_tokens_to_generate < 0:
         raise ValueError(f"n_tokens_to_generate is {n_tokens_to_generate}; it must be 0 or more")
     check_length(len(ids), n_ctx)

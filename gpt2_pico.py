@@ -3,6 +3,7 @@
 It is slow and short, and it is the reference that gpt2.py is tested against.
 """
 
+from functools import partial
 from math import erf
 
 import numpy as np
@@ -16,7 +17,15 @@ def gelu_erf(x):
     return x * np.vectorize(lambda z: (1 + erf(z / 2**0.5)) / 2, otypes=[x.dtype])(x)
 
 
-ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": lambda x: np.maximum(x, 0)}
+def silu(x, beta=1.0):
+    return x / (1 + np.exp(-beta * x))
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "silu": silu, "quick_gelu": partial(silu, beta=1.702)}
 
 
 def softmax(x):
@@ -42,9 +51,11 @@ def attention(q, k, v, mask):  # 3 x [n_seq, d_head], [n_seq, n_seq] -> [n_seq, 
     return softmax(q @ k.T / q.shape[-1] ** 0.5 + mask) @ v
 
 
-def mha(x, c_attn, c_proj, n_head):  # [n_seq, n_embd] -> [n_seq, n_embd]
+def mha(x, c_attn, c_proj, n_head, window=None):  # [n_seq, n_embd] -> [n_seq, n_embd]
     q, k, v = (np.split(part, n_head, axis=-1) for part in np.split(linear(x, **c_attn), 3, axis=-1))
-    mask = (1 - np.tri(len(x), dtype=np.float32)) * -1e10  # [n_seq, n_seq]: 0 for this and past positions
+    is_past = np.tri(len(x), dtype=np.float32)  # [n_seq, n_seq]: this position and those before
+    is_too_old = np.tri(len(x), k=-window, dtype=np.float32) if window else 0
+    mask = (1 - is_past + is_too_old) * -1e10
     heads = [attention(q[i], k[i], v[i], mask) for i in range(n_head)]  # n_head x [n_seq, d_head]
     return linear(np.hstack(heads), **c_proj)
 
@@ -54,15 +65,18 @@ def transformer_block(x, mlp, attn, ln_1, ln_2, n_head):  # [n_seq, n_embd] -> [
     return x + ffn(layer_norm(x, **ln_2), **mlp)
 
 
-def gpt2(inputs, wte, wpe, blocks, ln_f, n_head):  # [n_seq] -> [n_seq, n_vocab]
+def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, head=None):  # [n_seq] -> [n_seq, n_vocab]
     x = wte[inputs] + wpe[: len(inputs)]
     for block in blocks:
         x = transformer_block(x, **block, n_head=n_head)
-    return layer_norm(x, **ln_f) @ wte.T
+    head = wte if head is None else head  # [n_vocab, n_embd]
+    return layer_norm(x, **ln_f) @ head.T
 
 
 def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, stop_ids=()):
-    ids = list(inputs) or [len(params["wte"]) - 1]  # an empty prompt starts from <|endoftext|>, the last id
+    ids = list(inputs)
+    if not ids:
+        raise ValueError("the prompt has no token ids; it must have at least one, such as that of <|endoftext|>")
     for _ in range(min(n_tokens_to_generate, len(params["wpe"]) - len(ids) + 1)):
         next_id = sampler(gpt2(ids, **params, n_head=n_head)[-1], rng)
         if next_id in stop_ids:

@@ -556,7 +556,7 @@ PENALTIES = {
 
 def make_logits_processor(
     n_prompt: int = 0,
-    end_of_text: int | None = None,
+    stop_ids: Collection[int] = (),
     logit_bias: Mapping[int, float] | None = None,
     banned_ids: Collection[int] | None = (),
     **knobs,
@@ -565,7 +565,7 @@ def make_logits_processor(
 
     n_prompt: the number of prompt ids in `ids`. As in vLLM, repetition and n-grams consider the prompt and the new
     tokens, presence and frequency the new tokens alone.
-    end_of_text: the id that min_new_tokens bans until that number of tokens is generated. logit_bias: {id: number}.
+    stop_ids: the ids that min_new_tokens bans until that number of tokens is generated. logit_bias: {id: number}.
     repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size: see the functions.
     Raises ValueError with the name, the value and the rule of an invalid knob.
     """
@@ -579,8 +579,8 @@ def make_logits_processor(
         steps.append(lambda logits, ids: ban(logits, ids, banned_ids))
     if n := knobs.get("no_repeat_ngram_size"):
         steps.append(lambda logits, ids: no_repeat_ngram(logits, ids, n))
-    if (shortest := knobs.get("min_new_tokens")) and end_of_text is not None:
-        steps.append(lambda logits, ids: ban(logits, ids, [end_of_text]) if len(ids) < n_prompt + shortest else logits)
+    if (shortest := knobs.get("min_new_tokens")) and len(stop_ids):
+        steps.append(lambda logits, ids: ban(logits, ids, stop_ids) if len(ids) < n_prompt + shortest else logits)
     if (theta := knobs.get("repetition_penalty", 1)) != 1:
         steps.append(lambda logits, ids: repetition_penalty(logits, ids, theta))
     if presence := knobs.get("presence_penalty"):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import download, files, openai
+from checkpoints import download, files, formats
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named, reason
+from checkpoints.tokenizer import Loaded, SpecialTokens
 from encoder import Encoder
 from engine.products import with_fast_products
 
@@ -35,6 +36,15 @@ class Model:
     encoder: Encoder
     hparams: dict[str, Any]
     params: dict[str, Any]  # the weights tree; see load_encoder_hparams_and_params
+    special: SpecialTokens  # where a text starts and ends
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return the ids of a prompt: what the model's files put before it, then its text; at least one id.
+
+        allow_special: see Encoder.encode.
+        """
+        ids = [*self.special.prefix, *self.encoder.encode(text, allow_special)]
+        return ids or [self.special.start]
 
     @property
     def n_head(self) -> int:
@@ -55,8 +65,8 @@ def load(model_size: str | os.PathLike, models_dir: str | os.PathLike = MODELS_D
     fast: wrap the weights as operands that compute the same faster (engine/products.py).
     """
     folder = find_model(model_size, models_dir)
-    encoder, hparams, params = load_folder(folder, models_dir)
-    return Model(folder.name, encoder, hparams, with_fast_products(params) if fast else params)
+    encoder, hparams, params, special = load_folder(folder, models_dir)
+    return Model(folder.name, encoder, hparams, with_fast_products(params) if fast else params, special)
 
 
 def load_encoder_hparams_and_params(
@@ -72,29 +82,22 @@ def load_encoder_hparams_and_params(
         block = {"ln_1": {"g", "b"}, "attn": {"c_attn": {"w": [D, 3*D], "b": [3*D]}, "c_proj": {"w", "b"}},
                  "ln_2": {"g", "b"}, "mlp": {"c_fc": {"w": [D, 4*D], "b": [4*D]}, "c_proj": {"w", "b"}}}
 
-    A Hugging Face or nanoGPT model may add "activation" to mlp and "eps" to ln_1, ln_2 and ln_f, and its mlp may have
-    another width than 4*D.
+    A model of another format may add "head": [n_vocab, D], "activation" to mlp, "window" to attn and "eps" to ln_1,
+    ln_2 and ln_f, and its mlp may have another width than 4*D.
 
     Raise ValueError if there is no such model, CheckpointError if its files are missing, damaged or inconsistent, or
     cannot be downloaded.
     """
-    return load_folder(find_model(model_size, models_dir), models_dir)
+    loaded = load_folder(find_model(model_size, models_dir), models_dir)
+    return loaded.encoder, loaded.hparams, loaded.params
 
 
-def load_folder(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
-    """Return the encoder, the hyper-parameters and the weights of the model in `folder`, in any of the formats."""
+def load_folder(folder: Path, models_dir: str | os.PathLike) -> Loaded:
+    """Return the parts of the model in `folder`, in any of the formats."""
     try:
-        if files.is_file(folder / "hparams.json"):
-            return openai.load(folder, models_dir)
-        if files.is_file(folder / "config.json"):
-            from checkpoints import hugging_face  # imported where used: other formats start faster
-
-            return hugging_face.load(folder)
-        if files.is_file(folder / "ckpt.pt"):
-            from checkpoints import nanogpt
-
-            return nanogpt.load(folder, models_dir)
-        return openai.load(folder, models_dir)  # download the model or report the missing files
+        found = formats.recognize(folder)
+        load_from = found.load if found else formats.load_openai  # which downloads it or reports the missing files
+        return load_from(folder, models_dir)
     except OSError as error:
         place = error.filename or folder
         problem = f"cannot read {named(place)}, a file of the model {abbreviated(folder.name)}: {reason(error)}"

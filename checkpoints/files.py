@@ -9,6 +9,7 @@ that this program writes is never reached through a link that lies in the folder
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from checkpoints.messages import named, reason
-from encoder import parse_json
 
 log = logging.getLogger("picogpt")
 
 CHUNK = 2**16  # bytes read or written at once
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+LARGEST_POINTER = 1024  # bytes; Git LFS's own limit
 LARGEST_TEXT = 2**24  # bytes of a configuration file; those of published models have at most some hundred thousand
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO does not wait for its other end
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -83,13 +85,27 @@ def open_to_append(path: Path) -> BinaryIO:
 
 
 def checked(path, file):
-    """Return an open file. Close it and raise CheckpointError unless it is a regular file."""
+    """Return an open file. Close it and raise CheckpointError unless it is a regular file with a content."""
     try:
-        check_regular(path, os.fstat(file.fileno()).st_mode)
+        status = os.fstat(file.fileno())
+        check_regular(path, status.st_mode)
+        if 0 < status.st_size < LARGEST_POINTER:
+            check_content(path, file)
     except CheckpointError:
         file.close()
         raise
     return file
+
+
+def check_content(path: Path, file: BinaryIO) -> None:
+    """Raise CheckpointError if Git LFS left a pointer in place of the content."""
+    file.seek(0)
+    is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    file.seek(0)
+    if is_pointer:
+        raise CheckpointError(
+            f"{named(path)} is a pointer of Git LFS, not the content of the file: run git lfs pull in its folder"
+        )
 
 
 # ---- read ------------------------------------------------------------------------------------------------------
@@ -110,9 +126,9 @@ def read_bytes(path: Path, limit: int = LARGEST_TEXT) -> bytes:
     return bytes(content)
 
 
-def read_json_object(file: Path) -> dict[str, Any]:
+def read_json_object(file: Path, limit: int = LARGEST_TEXT) -> dict[str, Any]:
     """Return the dict in a JSON file. Raise CheckpointError if the file holds anything else."""
-    content = read_bytes(file)
+    content = read_bytes(file, limit)
     try:
         value = parse_json(content)
     except ValueError as error:
@@ -120,6 +136,19 @@ def read_json_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{named(file)} holds no JSON object: copy or download it again")
     return value
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text. Raise ValueError, with the fault in a few words, if it is none."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1:,} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno:,}, column {error.colno:,}") from None
+    except (RecursionError, ValueError) as error:
+        is_deep = isinstance(error, RecursionError)
+        raise ValueError("it is nested too deeply" if is_deep else "a number has too many digits") from None
 
 
 # ---- lock ------------------------------------------------------------------------------------------------------

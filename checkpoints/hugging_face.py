@@ -1,14 +1,14 @@
-"""Hugging Face's format: config.json, the vocabulary, and model.safetensors or several shards with an index.
+"""Hugging Face's format: config.json, the files of the tokenizer, and the weights in one file or in shards.
 
-The vocabulary is vocab.json and merges.txt, or tokenizer.json. The matrices are [in, out], as in OpenAI's checkpoints.
-A single float32 file is mapped in place; shards and other types are converted to float32 once (see state_dict.py).
+The weights are safetensors or pytorch_model.bin. The matrices are [in, out], as in OpenAI's checkpoints. A single
+safetensors file of float32 is mapped in place; everything else is converted to float32 once (see state_dict.py).
 """
 
 import os
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
@@ -18,136 +18,181 @@ from checkpoints.state_dict import (
     FLOAT32_NAME,
     GPT2_EPS,
     SIZES,
+    Differences,
     StoredTensor,
+    Tensors,
     as_checkpoint_errors,
     assemble,
-    check_vocabulary_size,
     collect,
     fingerprint,
-    is_converted_from,
     load_converted,
+    map_converted,
+    n_tokens,
+    read_activation,
+    scale_queries,
     select,
 )
-from checkpoints.tensors import Shapes, check_hparams, tensor_shapes
-from encoder import Encoder, get_encoder
+from checkpoints.tensors import check_hparams, tensor_shapes
+from checkpoints.tokenizer import Loaded, read_special_tokens
+from checkpoints.vocabulary import get_encoder
+from encoder import Encoder
 
-# config.json's names of the activations; None is GPT-2's default, tanh GELU.
-HF_ACTIVATIONS = {"gelu_new": None, "gelu_pytorch_tanh": None, "gelu": "gelu_erf", "relu": "relu"}
+# Other names of sizes in config.json, in the order of precedence.
+ALIASES = {"n_embd": ("hidden_size",), "n_layer": ("num_hidden_layers",), "n_head": ("num_attention_heads",)}
+ALIASES |= {"n_positions": ("max_position_embeddings", "n_ctx")}
 
-# Properties of GPT-2's forward pass; config.json may omit them but not change them.
-FIXED = {
-    "model_type": "gpt2",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-}
+CLASSIFIERS = ("Classification", "QuestionAnswering")  # parts of the names of architectures that write no text
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
-def load(folder: Path) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
-    """Return the encoder, the hyper-parameters and the weights tree.
+class Architecture(NamedTuple):
+    """What differs between the kinds of models of this format."""
 
-    Raise CheckpointError if files are missing, damaged or inconsistent, or the model is not a GPT-2.
+    read_config: Callable[[dict, Path], tuple[dict[str, Any], Differences]]  # config.json, its path -> sizes, ...
+    as_gpt2: Callable[[Tensors, dict[str, Any]], Tensors] | None  # tensors, sizes -> tensors with the names of GPT-2
+
+
+def load(folder: Path) -> Loaded:
+    """Return the parts of the model in a folder.
+
+    Raise CheckpointError if files are missing, damaged or inconsistent, or the model is of another kind.
     """
-    config = folder / "config.json"
+    path = folder / "config.json"
     with as_checkpoint_errors():
-        hparams, is_tied = read_config(config)
-        encoder = check_vocabulary_size(read_vocabulary(folder), hparams["n_vocab"], config)
-        arrays = load_tensors(folder, tensor_shapes(hparams), is_tied)
-    return assemble(encoder, hparams, arrays)
+        config = files.read_json_object(path)
+        architecture = find_architecture(config, path)
+        hparams, differences = architecture.read_config(config, path)
+        encoder = read_vocabulary(folder, hparams["n_vocab"])
+        special = read_special_tokens(folder, encoder, n_tokens(encoder, hparams))
+        arrays = load_tensors(folder, hparams, differences, architecture.as_gpt2)
+    return assemble(encoder, hparams, arrays, differences, special)
 
 
-# ---- configuration and vocabulary ------------------------------------------------------------------------------
+def read_vocabulary(folder: Path, n_rows: int) -> Encoder:
+    """Return the encoder. Raise CheckpointError if a file is missing, damaged or of another model."""
+    try:
+        return get_encoder(folder, n_rows)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{named(folder)} lacks the vocabulary: a Hugging Face folder holds tokenizer.json, or vocab.json and "
+            "merges.txt; copy them there from the original folder"
+        ) from error
 
 
-def read_config(file: Path) -> tuple[dict[str, Any], bool]:
-    """Return the hyper-parameters in config.json, and whether the output layer equals the embedding.
+# ---- configuration ---------------------------------------------------------------------------------------------
 
-    The hyper-parameters include `activation` and `eps`. Raise CheckpointError if the model is not a GPT-2.
-    """
-    config = files.read_json_object(file)
-    for name, value in FIXED.items():
-        if config.get(name, value) != value:
-            raise CheckpointError(
-                f"{named(file)}: {name} is {reprlib.repr(config[name])}, but GPT-2 has {value!r}; choose a GPT-2 model"
-            )
-    names = SIZES if "n_positions" in config else SIZES | {"n_ctx": "n_ctx"}
+
+def find_architecture(config: dict[str, Any], path: Path) -> Architecture:
+    """Return the architecture of a model. Raise CheckpointError if it is not one of those that write text here."""
+    model_type = config.get("model_type", "gpt2")
+    if model_type not in ("gpt2", "gpt_neo"):
+        problem = f"{named(path)}: model_type is {reprlib.repr(model_type)}"
+        raise CheckpointError(f"{problem}; it must be 'gpt2' or 'gpt_neo': choose a model of that kind")
+    classes = config.get("architectures")
+    for name in classes if isinstance(classes, list) else []:
+        if isinstance(name, str) and any(part in name for part in CLASSIFIERS):
+            problem = f"{named(path)}: architectures names {abbreviated(name)}, which rates a text and does not write"
+            raise CheckpointError(f"{problem} one: choose a model with a language-model head, such as GPT2LMHeadModel")
+    if model_type == "gpt_neo":
+        from checkpoints import gpt_neo
+
+        return Architecture(gpt_neo.read_config, gpt_neo.as_gpt2)
+    return Architecture(read_config, None)
+
+
+def read_config(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], Differences]:
+    """Return the hyper-parameters of a GPT-2 and its differences. Raise CheckpointError if one is not supported."""
+    if config.get("add_cross_attention", False) is not False:
+        raise CheckpointError(f"{named(path)}: add_cross_attention is set; choose a model without an encoder")
+    names = {ours: name_in(config, theirs) for ours, theirs in SIZES.items()}
     hparams = {ours: config.get(theirs) for ours, theirs in names.items()}
     if config.get("n_inner") is not None:
         hparams["n_inner"] = config["n_inner"]
-    check_hparams(file, hparams, names)
-    hparams |= {"activation": read_activation(file, config), "eps": read_eps(file, config)}
-    return hparams, config.get("tie_word_embeddings", True) is not False
+    check_hparams(path, hparams, names)
+    differences = Differences(
+        activation=read_activation(config, path, "activation_function", "gelu_new"),
+        eps=read_eps(config, path),
+        is_tied=config.get("tie_word_embeddings", True) is not False,
+        query_scales=query_scales(config, hparams),
+    )
+    return hparams, differences
 
 
-def read_activation(file, config):
-    name = config.get("activation_function", "gelu_new")
-    if not isinstance(name, str) or name not in HF_ACTIVATIONS:
-        raise CheckpointError(
-            f"{named(file)}: activation_function is {reprlib.repr(name)}; it must be one of {', '.join(HF_ACTIVATIONS)}"
-        )
-    return HF_ACTIVATIONS[name]
+def name_in(config: dict[str, Any], name: str) -> str:
+    """Return the name, or one of its aliases, under which config.json has a size."""
+    return next((each for each in (name, *ALIASES.get(name, ())) if each in config), name)
 
 
-def read_eps(file, config):
+def read_eps(config: dict[str, Any], path: Path) -> float:
+    """Return the epsilon of the layer norms. Raise CheckpointError if it is no number from 0 to 1."""
     eps = config.get("layer_norm_epsilon", GPT2_EPS)
     if type(eps) not in (int, float) or not 0 <= eps <= 1:
         raise CheckpointError(
-            f"{named(file)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
+            f"{named(path)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
         )
     return float(eps)
 
 
-def read_vocabulary(folder: Path) -> Encoder:
-    """Return the encoder. Raise CheckpointError if a file is missing, ValueError if one is damaged."""
-    try:
-        return get_encoder(folder)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{named(folder)} lacks the vocabulary: a Hugging Face folder holds vocab.json and merges.txt, or "
-            "tokenizer.json; copy them there from the original folder"
-        ) from error
+def query_scales(config: dict[str, Any], hparams: dict[str, Any]) -> tuple[float, ...]:
+    """Return the factor of each layer's queries that gives its attention the scale in config.json, () for GPT-2's."""
+    is_scaled = config.get("scale_attn_weights", True) is not False
+    is_scaled_by_layer = config.get("scale_attn_by_inverse_layer_idx", False) is True
+    if is_scaled and not is_scaled_by_layer:
+        return ()
+    d_head = hparams["n_embd"] // hparams["n_head"]
+    factor = 1.0 if is_scaled else d_head**0.5  # gpt2.attention divides by it
+    return tuple(factor / (i + 1) if is_scaled_by_layer else factor for i in range(hparams["n_layer"]))
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------
 
 
-def load_tensors(folder: Path, shapes: Shapes, is_tied: bool) -> Arrays:
-    """Return the weights {path: float32 array}, mapped from the original file or from its conversion to float32."""
+def load_tensors(
+    folder: Path, hparams: dict[str, Any], differences: Differences, as_gpt2: Callable | None = None
+) -> Arrays:
+    """Return the weights {path: float32 array}, mapped from the original file or from its conversion to float32.
+
+    as_gpt2: gives the tensors the names and shapes of GPT-2.
+    """
+    shapes = tensor_shapes(hparams)
     converted = folder / FLOAT32_NAME
     sources = weight_files(folder)
-    if not sources:
-        return mapped.map_tensors(converted, shapes, "config.json")
-    source = fingerprint(sources)
-    if is_converted_from(source, converted, shapes):
-        return mapped.map_tensors(converted, shapes)
-    stored = collect([pair for file in sources for pair in stored_tensors(file)], folder)
-    tensors = select(stored, shapes, folder, "config.json", is_tied)
-    arrays = {path: tensor.read() for path, tensor in tensors.items()}
-    if len(sources) == 1 and all(is_float32(tensor, arrays[path]) for path, tensor in tensors.items()):
+    source = fingerprint(sources, differences) if sources else None
+    arrays = map_converted(converted, source, shapes, "config.json") if files.is_file(converted) else None
+    if arrays is not None:
         return arrays
-    return load_converted(tensors, converted, source, shapes)
+    stored = collect([pair for file in sources for pair in stored_tensors(file)], folder)
+    if as_gpt2 is not None:
+        stored = as_gpt2(stored, hparams)
+    tensors = select(stored, shapes, folder, "config.json", differences.is_tied)
+    if is_mappable(sources, tensors) and not as_gpt2 and not differences.query_scales:
+        return {path: tensor.read() for path, tensor in tensors.items()}
+    return load_converted(scale_queries(tensors, differences.query_scales, hparams["n_embd"]), converted, source)
+
+
+def is_mappable(sources: list[Path], tensors: Tensors) -> bool:
+    """Return whether all tensors can be used where they lie in one file."""
+    is_single = len(sources) == 1 and sources[0].suffix == ".safetensors"
+    return is_single and all(tensor.dtype == "F32" and tensor.read().flags.aligned for tensor in tensors.values())
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that hold the weights, [] if only the converted file is there.
+    """Return the files that hold the weights, [] if only the converted file is there.
 
     Raise CheckpointError if there is no such file.
     """
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
-    if files.is_file(single):
-        return [single]
-    if files.is_file(index):
-        return shards(index)
+    for path in [folder / name for name in WEIGHT_FILES]:
+        if files.is_file(path):
+            return shards(path) if path.suffix == ".json" else [path]
     if files.is_file(folder / FLOAT32_NAME):
         return []
-    problem = f"{named(folder)} lacks model.safetensors (or its shards and {index.name})"
-    if files.is_file(folder / "pytorch_model.bin"):
-        raise CheckpointError(
-            f"{problem}: pytorch_model.bin is not supported; convert it with transformers' save_pretrained"
-        )
-    raise CheckpointError(f"{problem}: copy it there from the original folder")
+    problem = f"{named(folder)} lacks the weights: model.safetensors or pytorch_model.bin, or their shards and index"
+    raise CheckpointError(f"{problem}; copy them there from the original folder")
 
 
 def shards(index: Path) -> list[Path]:
@@ -168,21 +213,26 @@ def shards(index: Path) -> list[Path]:
     return [paths[name] for name in sorted(names)]
 
 
-def file_names(weight_map):
+def file_names(weight_map: dict) -> set[str]:
     """Return the set of file names in a weight_map, empty if one is not a plain name."""
     names = list(weight_map.values())
     is_valid = all(isinstance(name, str) and Path(name).name == name for name in names)
     return set(names) if is_valid else set()
 
 
-def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
+def stored_tensors(path: Path) -> Iterable[tuple[str, StoredTensor]]:
+    """Return a name and a StoredTensor for each tensor of a file of weights."""
+    if path.suffix == ".bin":
+        from checkpoints import torch_weights
+
+        return torch_weights.stored_tensors(path)
+    return mapped_tensors(path)
+
+
+def mapped_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a name and a mapped StoredTensor for each tensor of a safetensors file."""
     found, _ = mapped.read_header(path)
     with files.open_to_read(path) as file:
         arrays = mapped.map_file(file, found)
     for name, array in arrays.items():
         yield name, StoredTensor(*found[name], read=lambda array=array: array)
-
-
-def is_float32(tensor, array):
-    return tensor.dtype == "F32" and array.flags.aligned

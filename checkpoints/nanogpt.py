@@ -2,10 +2,12 @@
 
 The checkpoint is a file of torch.save (see torchfile.py) with `model`, the state dict, `model_args`, the sizes, and
 `config`, the training options. The matrices are [out, in], the biases are optional, the vocabulary may be padded. The
-weights are converted to float32 once (see state_dict.py).
+weights are converted to float32 once (see state_dict.py). nanoGPT computed GELU by tanh until May 2023 and exactly
+since then; `activation` in a config.json beside the checkpoint tells which, the exact one is the default.
 """
 
 import contextlib
+import logging
 import math
 import os
 import re
@@ -21,31 +23,36 @@ from checkpoints.mapped import Arrays
 from checkpoints.messages import named
 from checkpoints.state_dict import (
     FLOAT32_NAME,
-    GPT2_EPS,
     SIZES,
+    Differences,
     StoredTensor,
     Tensors,
     as_checkpoint_errors,
     assemble,
     bare_name,
-    check_vocabulary_size,
     collect,
     fingerprint,
-    is_converted_from,
     load_converted,
+    map_converted,
+    n_tokens,
+    read_activation,
     select,
 )
 from checkpoints.tensors import Shapes, check_hparams, in_safetensors, tensor_shapes
+from checkpoints.tokenizer import Loaded, default_tokens
 from checkpoints.torchfile import LARGEST_PICKLE, Tensor, TorchFile, load_pickle
-from encoder import CharacterEncoder, Encoder, get_encoder
+from checkpoints.vocabulary import get_encoder
+from encoder import CharacterEncoder, Encoder
+
+log = logging.getLogger("picogpt")
 
 GPT2_N_VOCAB = 50257
 LONGEST_NAME = 200  # characters of a dataset's name
 MATRIX = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 
 
-def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
-    """Return the encoder, the hyper-parameters and the weights tree.
+def load(folder: Path, models_dir: str | os.PathLike) -> Loaded:
+    """Return the parts of the model in a folder.
 
     models_dir: where GPT-2's vocabulary is looked for if the folder has none.
     Raise CheckpointError if files are missing, damaged or inconsistent.
@@ -55,10 +62,28 @@ def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str
         weights, arguments, config = read_checkpoint(file)
         hparams = read_arguments(path, arguments)
         encoder = read_vocabulary(folder, config.get("dataset"), hparams["n_vocab"], models_dir)
-        check_vocabulary_size(encoder, hparams["n_vocab"], path)
+        check_size(encoder, hparams["n_vocab"], path)
         has_biases = arguments.get("bias", True) is not False
         arrays = load_tensors(file, weights, tensor_shapes(hparams), has_biases)
-    return assemble(encoder, hparams, arrays)
+        differences = Differences(activation=read_variant(folder))
+    special = default_tokens(encoder, n_tokens(encoder, hparams))
+    return assemble(encoder, hparams, arrays, differences, special)
+
+
+def check_size(encoder: Encoder, n_vocab: int, path: Path) -> None:
+    """Raise CheckpointError if the vocabulary has more tokens than the model; fewer mean a padded model."""
+    if encoder.n_vocab > n_vocab:
+        raise CheckpointError(
+            f"the vocabulary has {encoder.n_vocab:,} tokens but {named(path)} says {n_vocab:,}: copy all files of one "
+            "model there"
+        )
+
+
+def read_variant(folder: Path) -> str | None:
+    """Return the activation named in config.json, or the exact GELU. The checkpoint does not tell which one it has."""
+    path = folder / "config.json"
+    config = files.read_json_object(path) if files.is_file(path) else {}
+    return read_activation(config, path, "activation", "gelu")
 
 
 def read_checkpoint(file: TorchFile) -> tuple[dict, dict, dict]:
@@ -74,11 +99,11 @@ def read_checkpoint(file: TorchFile) -> tuple[dict, dict, dict]:
 
 
 def read_arguments(path: Path, arguments: dict) -> dict[str, Any]:
-    """Return the hyper-parameters in a checkpoint's model_args, with `activation` and `eps`."""
+    """Return the hyper-parameters in a checkpoint's model_args."""
     names = SIZES | {"n_ctx": "block_size"}
     hparams = {ours: arguments.get(theirs) for ours, theirs in names.items()}
     check_hparams(path, hparams, names)
-    return hparams | {"activation": "gelu_erf", "eps": GPT2_EPS}
+    return hparams
 
 
 def as_dict(value):
@@ -93,14 +118,20 @@ def load_tensors(file: TorchFile, weights: dict, shapes: Shapes, has_biases: boo
     """Return the weights {path: float32 array}, mapped from their conversion to float32, made first if necessary."""
     converted = file.path.with_name(FLOAT32_NAME)
     source = fingerprint([file.path])
-    if is_converted_from(source, converted, shapes):
-        return mapped.map_tensors(converted, shapes)
+    arrays = map_converted(converted, source, shapes)
+    if arrays is not None:
+        return arrays
+    if not files.is_file(file.path.with_name("config.json")):
+        log.info(
+            "The activation is assumed to be the exact GELU, nanoGPT's since May 2023. For an older checkpoint, put a "
+            'file config.json with {"activation": "gelu_new"} beside it.'
+        )
     stored = collect(stored_tensors(file, weights), file.path)
     check_sizes(file, [stored[name] for name in in_safetensors(shapes) if name in stored])
     if not has_biases:
         stored = zero_biases(shapes) | stored
     tensors = select(stored, shapes, file.path, "its model_args")
-    return load_converted(tensors, converted, source, shapes)
+    return load_converted(tensors, converted, source)
 
 
 def check_sizes(file: TorchFile, tensors: Iterable[StoredTensor]) -> None:

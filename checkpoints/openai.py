@@ -31,14 +31,16 @@ from checkpoints.tensors import (
     nest,
     tensor_shapes,
 )
-from encoder import Encoder, get_encoder
+from checkpoints.tokenizer import Loaded, default_tokens
+from checkpoints.vocabulary import get_encoder
+from encoder import Encoder
 
 CONVERTED_NAME = "model.safetensors"  # the checkpoint, converted
 LARGEST_NOTE = 2**20  # bytes of the file `checkpoint`, which lists the names of checkpoints
 
 
-def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
-    """Return the encoder, the hyper-parameters and the weights tree; download and convert the files if necessary.
+def load(folder: Path, models_dir: str | os.PathLike) -> Loaded:
+    """Return the parts of the model in a folder; download and convert its files if necessary.
 
     Raise CheckpointError if files are missing, damaged or inconsistent, or cannot be downloaded.
     """
@@ -47,7 +49,8 @@ def load(folder: Path, models_dir: str | os.PathLike) -> tuple[Encoder, dict[str
     hparams = read_hparams(folder)
     encoder = read_encoder(folder, hparams["n_vocab"])
     tensors = load_tensors(folder, tensor_shapes(hparams), official)
-    return encoder, hparams, nest(tensors, hparams["n_layer"])
+    special = default_tokens(encoder, hparams["n_vocab"])
+    return Loaded(encoder, hparams, nest(tensors, hparams["n_layer"]), special)
 
 
 def official_files(folder: Path, models_dir: str | os.PathLike) -> FileTable:
@@ -82,10 +85,7 @@ def read_hparams(folder: Path) -> dict[str, Any]:
 
 def read_encoder(folder: Path, n_vocab: int) -> Encoder:
     """Return the encoder. Raise CheckpointError if the vocabulary is damaged or has another size than n_vocab."""
-    try:
-        encoder = get_encoder(folder)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    encoder = get_encoder(folder)
     if encoder.n_vocab != n_vocab:
         raise CheckpointError(
             f"{named(folder / 'encoder.json')} has {encoder.n_vocab} tokens but hparams.json has n_vocab {n_vocab}: "

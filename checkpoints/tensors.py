@@ -84,7 +84,8 @@ def in_safetensors(shapes: Shapes) -> TypedShapes:
     >>> list(in_safetensors({"wte": (50257, 768), "h0/ln_1/g": (768,), "h0/attn/c_attn/b": (2304,)}))
     ['wte.weight', 'h.0.ln_1.weight', 'h.0.attn.c_attn.bias']
     """
-    leaves = {"wte": "wte.weight", "wpe": "wpe.weight", "g": "weight", "w": "weight", "b": "bias"}
+    leaves = {"wte": "wte.weight", "wpe": "wpe.weight", "head": "lm_head.weight"}
+    leaves |= {"g": "weight", "w": "weight", "b": "bias"}
 
     def name(path):
         *branches, leaf = re.sub(r"^h(\d)", r"h/\1", path).split("/")

@@ -1,5 +1,6 @@
 """Complete one prompt: check the request, load the model, generate, write."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import sampling
 import utils
 from cli import output
 from cli.arguments import check_known
+from cli.checks import shown
 from cli.command import quiet
 from cli.flags import FLAGS, PICO_FLAGS, without
 from cli.messages import run_time_failures
@@ -72,7 +74,7 @@ def complete_prompt(prompt, model, options, new_sampler, generate, seed, index):
 
 def write_completions(ids, prompt, model, options, new_sampler, generate, seed, index):
     completions = [
-        new_completion(model, options, new_sampler(), len(ids), (seed, index, i)) for i in range(options.num_samples)
+        new_completion(model, options, new_sampler(), ids, (seed, index, i)) for i in range(options.num_samples)
     ]
     remark_before(options, prompt, completions, seed, n_room=model.n_ctx - len(ids) + 1)
     n_tokens = options.n_tokens_to_generate
@@ -109,12 +111,12 @@ def draw_seed() -> int:
 
 
 def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
-    """Return the ids of a prompt, the start token if it is empty. Raise ValueError if it is too long for the model.
+    """Return the ids of a prompt, as Model.encode does. Raise ValueError if it is too long for the model.
 
     Token ids in the options and `keep` are checked here too, because their limits are sizes of the model.
     """
     check_size(prompt, model, options)
-    ids = model.encoder.encode(prompt) or [model.encoder.start]
+    ids = model.encode(prompt, allows_special(prompt, model, options))
     sampling.check_ids((*(options.logit_bias or ()), *options.banned_ids), model.n_vocab)
     if options.values.get("context") == "slide":
         if options.keep > model.n_ctx - 2:
@@ -126,11 +128,28 @@ def encode_prompt(prompt: str, model: Model, options: Options) -> list[int]:
     return ids
 
 
+def allows_special(text: str, model: Model, options: Options) -> bool:
+    """Return whether special tokens in a text are encoded as such. Warn if it has some and the option is not given."""
+    if options.values.get("special") is None:
+        for spelling in model.encoder.special:
+            if spelling in text:
+                warn_about_special(spelling)
+    return options.values.get("special") is True
+
+
+@functools.cache  # once, not for each row of a batch
+def warn_about_special(spelling: str) -> None:
+    log.warning(
+        f"{shown(spelling)} in the prompt is read as plain text: add --special to read it as the model's special "
+        "token, or --special False to omit this warning"
+    )
+
+
 def check_size(prompt: str, model: Model, options: Options) -> None:
     """Raise ValueError for a prompt that no encoding makes short enough. Encoding it would take much memory."""
     if len(prompt) <= LONG_PROMPT or options.values.get("context") == "slide":
         return
-    longest = max(map(len, model.encoder.encoder), default=len(prompt))
+    longest = model.encoder.longest
     if len(prompt) > model.n_ctx * longest:
         raise ValueError(
             f"the prompt has {len(prompt)} characters; this model reads at most {model.n_ctx} tokens of at most "
@@ -144,20 +163,21 @@ def remedy_of(options):
 
 
 def new_completion(
-    model: Model, options: Options, sampler: Callable, n_prompt: int, seeds: tuple[int, int, int]
+    model: Model, options: Options, sampler: Callable, prompt: list[int], seeds: tuple[int, int, int]
 ) -> Completion:
-    """Return a completion without ids. seeds: the seed, the number of the prompt and the number of the sample."""
-    end_of_text = model.encoder.end_of_text
-    stop_ids = () if end_of_text is None else (end_of_text,)
+    """Return a completion of the ids of a prompt. seeds: the seed, the number of the prompt and that of the sample."""
+    stop_ids = model.special.stop_ids
     penalties = options.penalties
+    penalties["banned_ids"] = (*options.banned_ids, *model.special.unused_ids)
     if options.ignore_eos:
-        penalties["banned_ids"] = (*options.banned_ids, *stop_ids)
+        penalties["banned_ids"] += stop_ids
     return Completion(
         sampler,
         np.random.default_rng(seeds),
-        sampling.make_logits_processor(n_prompt=n_prompt, end_of_text=end_of_text, **penalties),
+        sampling.make_logits_processor(n_prompt=len(prompt), stop_ids=stop_ids, **penalties),
         stop_ids,
         encoder=model.encoder,
+        before=prompt,
         stops=options.stop,
         on_token=None if options.logprobs is None else output.LogprobRecorder(options.logprobs, stop_ids),
     )

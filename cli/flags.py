@@ -80,6 +80,14 @@ FLAGS = {
         is_value=True,
         per_row=True,
     ),
+    "special": Flag(
+        None,
+        switch,
+        "text",
+        "read the model's special tokens in the prompt, such as <|endoftext|>, as such; False: as plain text, without "
+        "a warning",
+        per_row=True,
+    ),
     "seed": Flag(
         None,
         whole(0),
@@ -282,6 +290,7 @@ EXPLORE_FLAGS = {
     "model_size": FLAGS["model_size"],
     "models_dir": FLAGS["models_dir"],
     "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),
+    "special": FLAGS["special"],
     "seed": FLAGS["seed"],
     "steps": Flag(1, whole(1), "view", "next, plot --heatmap: show N tokens, one after another", "N", is_value=True),
     "rows": Flag(

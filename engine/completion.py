@@ -17,7 +17,8 @@ class Completion:
 
     sampler: (logits [n_vocab], rng) -> id. rng: the numpy Generator for the sampler. logits_processor: (logits, ids)
     -> logits, or None. stop_ids: ids that end the text and do not belong to it.
-    encoder: assembles the text; None if only the ids are needed. stops: strings that end the text.
+    encoder: assembles the text, which follows the ids `before`; None if only the ids are needed. stops: strings that
+    end the text.
     on_token: an observer, called after each choice with the raw logits, the processed logits and the chosen id.
 
     Attributes: `ids`, the new ids; `finish_reason`, None while the text goes on; `text`, a Text or None. A caller may
@@ -38,6 +39,7 @@ class Completion:
         stop_ids: Collection[int] = (),
         *,
         encoder: Encoder | None = None,
+        before: Collection[int] = (),
         stops: Sequence[str] = (),
         on_token: Callable | None = None,
     ):
@@ -48,7 +50,7 @@ class Completion:
         self.on_token = on_token
         self.ids = []
         self.finish_reason = None
-        self.text = Text(self.ids, encoder, stops) if encoder else None
+        self.text = Text(self.ids, encoder, stops, before) if encoder else None
 
     def extend(self, logits: np.ndarray, prompt: list[int], n_tokens: int, is_full: bool = False) -> None:
         """Choose one more token from the logits [n_vocab] that follow the ids `prompt + self.ids`.
@@ -79,10 +81,10 @@ class Completion:
 class Text:
     """The text of a list of ids that grows. Text that may be part of a character or of a stop string is held back."""
 
-    def __init__(self, ids: list[int], encoder: Encoder, stops: Sequence[str] = ()):
+    def __init__(self, ids: list[int], encoder: Encoder, stops: Sequence[str] = (), before: Collection[int] = ()):
         self.ids = ids
         self.stops = stops
-        self.pieces = encoder.stream(iter(ids))  # one piece per id
+        self.pieces = encoder.stream(iter(ids), before)  # one piece per id
         self.n_read = 0
         self.held = ""  # may be the beginning of a stop string
         self.certain = ""  # not yet taken

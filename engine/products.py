@@ -36,7 +36,7 @@ class Matrix:
 
 
 class Embedding:
-    """The token embedding wte [n_vocab, n_embd]: `wte[ids]` for the input, `x @ wte.T` for the logits."""
+    """The token embedding wte or the head [n_vocab, n_embd]: `wte[ids]` for the input, `x @ head.T` for the logits."""
 
     def __init__(self, array: np.ndarray):
         self.array = array
@@ -121,7 +121,8 @@ def with_fast_products(params: dict) -> dict:
     for block in blocks:
         activation = block["mlp"].get("activation", "gelu")
         block["mlp"]["activation"] = in_row_chunks(ACTIVATIONS[activation])
-    return params | {"wte": Embedding(params["wte"]), "blocks": blocks, "ln_f": wrap(params["ln_f"])}
+    vocabularies = {name: Embedding(params[name]) for name in ("wte", "head") if name in params}
+    return params | vocabularies | {"blocks": blocks, "ln_f": wrap(params["ln_f"])}
 
 
 def wrap(tree):

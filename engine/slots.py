@@ -154,7 +154,8 @@ class Slots:
         if row_of:
             self.compute_groups(row_of)
             hidden = np.stack([prefix.hidden for prefix in row_of])  # [n_prefixes, n_embd]
-            logits = predict(hidden, self.params["wte"], self.params["ln_f"])  # -> [n_prefixes, n_vocab]
+            output_layer = {name: self.params[name] for name in ("wte", "ln_f", "head") if name in self.params}
+            logits = predict(hidden, **output_layer)  # [n_prefixes, n_embd] -> [n_prefixes, n_vocab]
             for prefix, prefix_logits in zip(row_of, logits, strict=True):
                 prefix.logits = prefix_logits
 

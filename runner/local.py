@@ -162,7 +162,7 @@ class RowJob(Job):
         options = request.options
         ids = encode_prompt(request.prompt, model, options)
         completions = [
-            new_completion(model, options, make_sampler(**options.sampling), len(ids), (request.seed, request.index, i))
+            new_completion(model, options, make_sampler(**options.sampling), ids, (request.seed, request.index, i))
             for i in range(options.num_samples)
         ]
         super().__init__(ids, completions, options.n_tokens_to_generate, options.window_keep)

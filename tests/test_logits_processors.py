@@ -34,7 +34,7 @@ STEPS = {
     "bias": lambda logits, ids: bias(logits, ids, {0: 1.5, 1: -INF}),
     "all": make_logits_processor(
         n_prompt=1,
-        end_of_text=2,
+        stop_ids=(2,),
         logit_bias={0: 1.5, 1: -INF},
         banned_ids=[0],
         repetition_penalty=1.5,
@@ -187,12 +187,12 @@ def test_the_error_for_an_id_outside_the_vocabulary_states_the_id(call, token):
     "neutral",
     [
         {},
-        {"n_prompt": 5, "end_of_text": 2},
+        {"n_prompt": 5, "stop_ids": (2,)},
         {"logit_bias": None, "banned_ids": None},
         {"logit_bias": {}, "banned_ids": []},
         {"banned_ids": np.array([], dtype=int)},
         {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0.0},
-        {"no_repeat_ngram_size": 0, "min_new_tokens": 0, "end_of_text": 2},
+        {"no_repeat_ngram_size": 0, "min_new_tokens": 0, "stop_ids": (2,)},
         dict.fromkeys(PENALTIES),
     ],
 )
@@ -216,7 +216,7 @@ def test_presence_and_frequency_ignore_the_prompt_and_the_other_penalties_do_not
 
 
 def test_min_new_tokens_bans_end_of_text_until_the_number_is_reached():
-    processor = make_logits_processor(n_prompt=3, end_of_text=1, min_new_tokens=2)
+    processor = make_logits_processor(n_prompt=3, stop_ids=(1,), min_new_tokens=2)
     logits = np.zeros(3)
     for n_ids, banned in [(3, True), (4, True), (5, False), (6, False)]:
         assert processor(logits, [0] * n_ids).tolist() == [0.0, -INF if banned else 0.0, 0.0]
@@ -229,7 +229,7 @@ def test_all_settings_together_apply_in_the_documented_order():
     # it is the end of text. id 5: banned, because it would repeat 0 0 5.
     processor = make_logits_processor(
         n_prompt=1,
-        end_of_text=4,
+        stop_ids=(4,),
         logit_bias={0: 6, 1: 6, 2: 100},
         banned_ids=[2],
         repetition_penalty=2,
@@ -339,7 +339,7 @@ def test_the_text_does_not_end_before_min_new_tokens():
     end = texts()[0]
 
     def text(**knobs):
-        processor = make_logits_processor(n_prompt=3, end_of_text=end, **knobs)
+        processor = make_logits_processor(n_prompt=3, stop_ids=[end], **knobs)
 
         def favour_end(logits, ids):
             logits = bias(logits, ids, {end: 99.0})

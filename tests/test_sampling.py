@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that this file also runs as a script
 
 import sampling
-from encoder import get_encoder
+from checkpoints.vocabulary import get_encoder
 from make_golden_sampling import evenly_spaced, inputs, packed
 from sampling import (
     PRESETS,

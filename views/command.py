@@ -22,7 +22,7 @@ from checkpoints import files
 from checkpoints.messages import named, reason
 from cli import output
 from cli.checks import shown
-from cli.complete import draw_seed, encode_prompt
+from cli.complete import allows_special, draw_seed, encode_prompt
 from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS
 from cli.help import Command
 from cli.messages import run_time_failures
@@ -303,7 +303,7 @@ def show(view, model, prompt, options, seed):
 
 def encode_text(text, model, options):
     """Return the ids of a text to score. Raise ValueError if it is empty, or if the stride is too large."""
-    ids = model.encoder.encode(text)
+    ids = model.encoder.encode(text, allows_special(text, model, options))
     if not ids:
         raise ValueError("there is nothing to score: the text is empty")
     if (options.stride or 1) > model.n_ctx:

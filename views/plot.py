@@ -74,7 +74,7 @@ def compare(
     for setting in grid:
         # Without a setting, the bars show the model's own distribution and not the greedy choice.
         sampler = settings.new_sampler(setting) if setting else sampling.make_sampler("temperature")
-        process = settings.new_logits_processor(setting, options, len(ids), model.encoder.end_of_text)
+        process = settings.new_logits_processor(setting, options, len(ids), model.special)
         processed = process(logits, ids) if process else logits
         label = settings.label(settings.selected(setting, settings.varying(grid)))
         series.append(make_series(label or "the model's own", sampler, processed, shown))

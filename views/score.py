@@ -63,9 +63,9 @@ def windows(n_tokens: int, n_ctx: int, stride: int) -> Iterator[tuple[int, int, 
 def score(ids: list[int], model: Model, stride: int | None = None) -> Iterator[tuple[float, int]]:
     """Yield (log-probability, rank) of each id: natural logarithms; rank 1 is the token that the model found likeliest.
 
-    The text begins after model.encoder.start. stride: None is the length of the context.
+    The text begins after model.special.start. stride: None is the length of the context.
     """
-    text = [model.encoder.start, *ids]  # ids[i] is text[i + 1] and follows text[: i + 1]
+    text = [model.special.start, *ids]  # ids[i] is text[i + 1] and follows text[: i + 1]
     for start, end, n_context in windows(len(ids), model.n_ctx, stride or model.n_ctx):
         yield from score_window(text[start + 1 - n_context : end], ids[start:end], model)
 
@@ -119,7 +119,7 @@ def exp(x):
 
 def definition(model: Model, n_tokens: int, stride: int) -> str:
     """Return in words how the text was cut into windows."""
-    start = f"after {name_of(model.encoder, model.encoder.start)}"
+    start = f"after {name_of(model.encoder, model.special.start)}"
     if n_tokens > model.n_ctx and stride != model.n_ctx:
         cut = f"in windows of {model.n_ctx} tokens that move by {stride}, each scoring only its new tokens"
         return f"{start}, {cut}; every token exactly once"

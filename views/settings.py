@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import sampling
+from checkpoints.tokenizer import SpecialTokens
 from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS
 from cli.options import Options
 from engine.completion import Completion
@@ -88,14 +89,15 @@ def new_sampler(setting: dict) -> Callable:
 
 
 def new_logits_processor(
-    setting: dict, options: Options, n_prompt: int = 0, end_of_text: int | None = None
+    setting: dict, options: Options, n_prompt: int = 0, special: SpecialTokens | None = None
 ) -> Callable | None:
     """Return the logits processor of a setting; biases and bans are those of the options, equal for all settings."""
+    unused_ids = special.unused_ids if special else ()
     return sampling.make_logits_processor(
         n_prompt=n_prompt,
-        end_of_text=end_of_text,
+        stop_ids=special.stop_ids if special else (),
         logit_bias=options.logit_bias,
-        banned_ids=options.banned_ids,
+        banned_ids=(*options.banned_ids, *unused_ids),
         **selected(setting, sampling.PENALTIES),
     )
 
@@ -117,11 +119,7 @@ def new_completion(
     return Completion(
         new_sampler(setting),
         rng,
-        new_logits_processor(setting, options, n_prompt, model.encoder.end_of_text),
-        stop_ids(model),
+        new_logits_processor(setting, options, n_prompt, model.special),
+        model.special.stop_ids,
         on_token=on_token,
     )
-
-
-def stop_ids(model: Model) -> set[int]:
-    return {model.encoder.end_of_text} - {None}

@@ -67,7 +67,7 @@ def run_grid(
 
 
 def new_completion(model, setting, options, n_prompt, seed, i):
-    observer = LogprobObserver(settings.stop_ids(model))
+    observer = LogprobObserver(model.special.stop_ids)
     rng = settings.random_numbers(seed, i)
     return settings.new_completion(model, setting, options, n_prompt, rng, on_token=observer)
 

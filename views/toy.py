@@ -1,9 +1,12 @@
 """A model with a vocabulary of nine words and fixed logits, for calculations by hand (explore.py --toy)."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
+from typing import ClassVar
 
 import numpy as np
 
+from checkpoints.tokenizer import SpecialTokens
 from cli.checks import shown
 from utils import Model
 
@@ -31,11 +34,10 @@ class ToyEncoder:
     ([1, 2, 5, 8], 'forward toward')
     """
 
-    encoder = ()  # a word of any length is checked, so that the message names it
-    end_of_text = None
-    start = list(TOY).index("you")
+    longest = math.inf  # a word of any length is checked, so that the message names it
+    special: ClassVar = {}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
         words = text.lower().split()
         for word in words:
             if word not in TOY:
@@ -48,7 +50,7 @@ class ToyEncoder:
     def decode(self, ids: Iterable[int]) -> str:
         return " ".join(list(TOY)[i] for i in ids)
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], before: Collection[int] = ()) -> Iterator[str]:
         return (list(TOY)[i] + " " for i in ids)
 
 
@@ -72,7 +74,8 @@ def toy_model() -> Model:
         "blocks": [block],
         "ln_f": {"g": zero, "b": one},
     }
-    return Model("toy", ToyEncoder(), {"n_vocab": len(TOY), "n_ctx": N_CTX, "n_head": 1}, params)
+    hparams = {"n_vocab": len(TOY), "n_ctx": N_CTX, "n_head": 1}
+    return Model("toy", ToyEncoder(), hparams, params, SpecialTokens(start=list(TOY).index("you")))
 
 
 def zero_weights(n_in, n_out):
