@@ -67,7 +67,7 @@ def find(folder: Path, name: str, other: str = "") -> Path:
 
 
 def damaged(path: Path, problem: str) -> CheckpointError:
-    return CheckpointError(f"{named(path)} {problem}: copy or download the file again")
+    return CheckpointError(f"{named(path)} {problem}: copy or download it again")
 
 
 def read_object(path: Path) -> dict[str, Any]:

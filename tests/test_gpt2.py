@@ -368,9 +368,10 @@ def test_a_stop_id_ends_the_text_and_is_not_yielded(params):
     assert generated(params, [1, 2], 10, stop_ids=(free[0],)) == []
 
 
-def test_an_empty_prompt_starts_from_the_end_of_text_token(params):
-    assert generated(params, [], 5) == generated(params, [END_OF_TEXT], 5)
-    assert list(gpt2_pico.generate([], params, N_HEAD, 5, gpt2.greedy)) == generated(params, [], 5)
+@pytest.mark.parametrize("module", [gpt2, gpt2_pico])
+def test_a_prompt_without_ids_is_an_error(params, module):
+    with pytest.raises(ValueError, match="the prompt has no token ids; it must have at least one"):
+        next(module.generate([], params, N_HEAD, 5, gpt2.greedy))
 
 
 def test_generate_of_zero_tokens_computes_nothing(params, monkeypatch):

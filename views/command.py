@@ -68,7 +68,7 @@ EXPLORE = Command(
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 
-MODEL = ("model_size", "models_dir", "toy")
+MODEL = ("model_size", "models_dir", "toy", "special")
 SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "seed")
 VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
     "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),

@@ -178,7 +178,7 @@ def test_a_padded_vocabulary_generates_no_id_beyond_the_tokenizer_s(models, gold
     assert_golden(models / "hf", golden)
     _, hparams, params = load_parts(models / "hf")
     sampler = sampling.make_sampler(temperature=100)
-    for ids in ([], [1, 2]):
+    for ids in ([30], [1, 2]):
         found = list(gpt2.generate(ids, params, hparams["n_head"], 12, sampler, np.random.default_rng(0)))
         assert len(found) == 12 and max(found) < 31
 
@@ -186,8 +186,7 @@ def test_a_padded_vocabulary_generates_no_id_beyond_the_tokenizer_s(models, gold
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: t | {"lm_head.weight": t["transformer.wte.weight"] + 1}, "a separate output layer"),
-        (lambda t: t | {"lm_head.weight": np.zeros((3, 8), np.float32)}, "a separate output layer"),
+        (lambda t: t | {"lm_head.weight": np.zeros((3, 8), np.float32)}, r"lm_head\.weight: expected F32 \[31, 8\]"),
         (lambda t: t | {"wte.weight": t["transformer.wte.weight"]}, r"holds wte\.weight twice"),
         (lambda t: t | {"h.0.attn.extra": np.zeros(3, np.float32)}, r"h\.0\.attn\.extra: expected nothing, found F32"),
         (lambda t: {n: x for n, x in t.items() if "h.1.ln_2.bias" not in n}, r"h\.1\.ln_2\.bias: expected F32 \[8\]"),
@@ -201,11 +200,26 @@ def test_the_error_for_tensors_that_do_not_fit_the_config_gives_the_reason(model
     assert_error(models / "hf", said)
 
 
-def test_weights_declared_untied_load_only_if_the_head_equals_the_embedding(models, golden):
+def test_weights_declared_untied_need_an_output_layer(models, golden):
     change_json(models / "hf" / "config.json", tie_word_embeddings=False)
-    assert_error(models / "hf", "a separate output layer")
+    assert_error(models / "hf", r"lm_head\.weight: expected F32 \[31, 8\], found nothing")
     change_tensors(models / "hf", lambda t: t | {"lm_head.weight": t["transformer.wte.weight"]})
     assert_golden(models / "hf", golden)
+
+
+def test_an_output_layer_that_differs_from_the_embedding_gives_the_logits(models, golden):
+    change_tensors(models / "hf", lambda t: t | {"lm_head.weight": 2 * t["transformer.wte.weight"]})
+    assert_golden(models / "hf", golden | {"hf": 2 * golden["hf"]})
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_embedding_is_taken_from_an_equal_output_layer_unless_the_two_are_declared_untied(models, golden, is_tied):
+    change_json(models / "hf" / "config.json", tie_word_embeddings=is_tied)
+    change_tensors(models / "hf", lambda t: {n.replace("transformer.wte", "lm_head"): x for n, x in t.items()})
+    if is_tied:
+        assert_golden(models / "hf", golden)
+    else:
+        assert_error(models / "hf", r"wte\.weight: expected F32 \[31, 8\], found nothing")
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def test_the_official_files_work_under_their_hugging_face_names(tmp_path, offici
 @pytest.mark.parametrize(
     ("vocabulary", "merges", "missing"),
     [
-        (None, MERGES, r"no encoder\.json \(or vocab\.json\)"),
-        (VOCABULARY, None, r"no vocab\.bpe \(or merges\.txt\)"),
+        (None, MERGES, r"no vocab\.json \(or encoder\.json\)"),
+        (VOCABULARY, None, r"no vocab\.bpe"),
     ],
 )
 def test_the_error_for_a_missing_file_names_the_file_and_the_folder(tmp_path, vocabulary, merges, missing):
@@ -100,9 +100,9 @@ def test_the_error_for_a_missing_folder_names_it(tmp_path):
         (b"<html>404</html>", "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b"[1, 2]", "is not a JSON object of tokens and their ids"),
+        (b"[1, 2]", "holds no JSON object"),
         (b"{}", "is not a JSON object of tokens and their ids"),
-        (b"null", "is not a JSON object of tokens and their ids"),
+        (b"null", "holds no JSON object"),
         (b'{"a": "0"}', "gives 'a' the id '0', not a whole number"),
         (b'{"a": 0.0}', "gives 'a' the id 0.0, not a whole number"),
         (b'{"a": -1}', "gives 'a' the id -1, not a whole number"),
@@ -119,13 +119,13 @@ def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_p
     with pytest.raises(CheckpointError, match=re.escape(f"encoder.json {said}")) as error:
         get_encoder(folder)
     assert str(folder) in str(error.value)
-    assert str(error.value).endswith("copy or download the file again")
+    assert str(error.value).endswith("copy or download it again")
     assert "\n" not in str(error.value)
 
 
 def test_an_id_far_outside_the_vocabulary_is_an_error_with_both_numbers(tmp_path):
     folder = model_dir(tmp_path, json.dumps({"a": 0, "b": 1, "c": 5_000_000}).encode())
-    with pytest.raises(CheckpointError, match=r"encoder\.json has the id 5,000,000 but only 3 tokens: it is damaged"):
+    with pytest.raises(CheckpointError, match=r"encoder\.json has the id 5,000,000 but only 3 tokens: copy or"):
         get_encoder(folder)
 
 
@@ -141,9 +141,7 @@ def test_a_vocabulary_over_the_size_limit_is_an_error_with_both_numbers(tmp_path
     folder = model_dir(tmp_path)
     with open(folder / name, "ab") as file:
         file.truncate(2**40)
-    with pytest.raises(
-        CheckpointError, match=rf"{name} has 1,099,511,627,776 bytes; a vocabulary has at most 33,554,432"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{name} has 1,099,511,627,776 bytes; at most 33,554,432 are"):
         get_encoder(folder)
 
 
@@ -162,11 +160,11 @@ def test_the_error_for_damaged_merges_gives_the_problem_and_a_remedy(tmp_path, m
     with pytest.raises(CheckpointError, match=re.escape(f"vocab.bpe {said}")) as error:
         get_encoder(folder)
     assert str(folder) in str(error.value)
-    assert str(error.value).endswith("copy or download the file again")
+    assert str(error.value).endswith("copy or download it again")
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("share", [0, 0.5, 0.85])
+@pytest.mark.parametrize("share", [0, 0.5, 0.95])
 def test_merges_cut_off_between_two_lines_are_an_error(tmp_path, share):
     lines = (OFFICIAL / "vocab.bpe").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = 1 + int(share * 50_000)
@@ -176,10 +174,12 @@ def test_merges_cut_off_between_two_lines_are_an_error(tmp_path, share):
         get_encoder(tmp_path)
 
 
-def test_a_pointer_file_in_place_of_the_merges_is_an_error(tmp_path):
+def test_a_pointer_of_git_lfs_in_place_of_the_merges_is_an_error(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1ce1\nsize 456318\n"
     model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), pointer)
-    with pytest.raises(CheckpointError, match=r"vocab\.bpe makes only 0 of the 50001 longer tokens"):
+    with pytest.raises(
+        CheckpointError, match=r"vocab\.bpe is a pointer of Git LFS, .* run git lfs pull"
+    ):
         get_encoder(tmp_path)
 
 
@@ -205,36 +205,29 @@ def test_tokenizer_json_alone_is_enough_with_both_forms_of_merges(tmp_path, merg
     assert (encoder.n_vocab, encoder.end_of_text, encoder.start) == (6, 4, 4)
 
 
-def test_two_files_take_precedence_over_tokenizer_json(tmp_path):
+def test_tokenizer_json_takes_precedence_over_two_files(tmp_path):
     write_tokenizer(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    assert get_encoder(tmp_path).n_vocab == 1
+    assert get_encoder(tmp_path).n_vocab == 6
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"type": "WordPiece", "vocab": {"a": 0}, "merges": []}}, "type is 'WordPiece'.*'BPE'"),
-        ({"pre_tokenizer": {"type": "Metaspace"}}, "pre_tokenizer is 'Metaspace'.*'ByteLevel'"),
-        ({"pre_tokenizer": None}, "pre_tokenizer is None"),
-        ({"pre_tokenizer": TOKENIZER["pre_tokenizer"] | {"add_prefix_space": True}}, "add_prefix_space is True"),
-        ({"pre_tokenizer": TOKENIZER["pre_tokenizer"] | {"use_regex": False}}, "use_regex is False"),
-        ({"model": TOKENIZER["model"] | {"ignore_merges": True}}, "ignore_merges is True"),
-        ({"normalizer": {"type": "NFC"}}, "normalizer is .*'NFC'"),
-        ({"model": []}, "lacks a model"),
-        ({"model": {"vocab": {"a": 0}}}, "lacks a model"),
-        ({"model": {"vocab": [["a", 0.1]], "merges": []}}, "lacks a model"),
+        ({"model": []}, "has no model"),
+        ({"model": {"vocab": {"a": 0}}}, "has the merge None"),
+        ({"model": {"vocab": [["a", 0.1]], "merges": []}}, "is not a JSON object of tokens"),
         ({"model": {"vocab": {"a": "0"}, "merges": []}}, "gives 'a' the id '0'"),
         ({"model": {"vocab": {"a": 4}, "merges": []}}, "two tokens the same id"),
         ({"model": {"vocab": {"a": 0}, "merges": ["a"]}}, "not two symbols"),
         ({"model": {"vocab": {"a": 0}, "merges": [["a", 1]]}}, "not two symbols"),
-        ({"model": {"vocab": {"a": 0}, "merges": [5]}}, "lacks a model"),
-        ({"added_tokens": [{"id": 9}]}, "lacks a model"),
-        ({"added_tokens": [{"id": 9, "content": []}]}, "lacks a model"),
+        ({"model": {"vocab": {"a": 0}, "merges": [5]}}, "has the merge 5"),
+        ({"added_tokens": [{"id": 9}]}, "among its added tokens"),
+        ({"added_tokens": [{"id": 9, "content": []}]}, "among its added tokens"),
     ],
 )
-def test_the_error_for_a_damaged_or_different_tokenizer_json_gives_the_problem(tmp_path, changes, said):
+def test_the_error_for_a_damaged_tokenizer_json_gives_the_problem(tmp_path, changes, said):
     write_tokenizer(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=said) as error:
         get_encoder(tmp_path)
@@ -249,5 +242,5 @@ def test_added_tokens_json_extends_the_vocabulary(tmp_path):
     (tmp_path / "added_tokens.json").write_text("{}", encoding="utf-8")
     assert get_encoder(tmp_path).n_vocab == 2
     (tmp_path / "added_tokens.json").write_text('{"<|pad|>": 1}', encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"added_tokens\.json gives two tokens the same id"):
+    with pytest.raises(CheckpointError, match=r"vocab\.json gives two tokens the same id"):
         get_encoder(tmp_path)

@@ -132,9 +132,9 @@ def test_a_prompt_longer_than_the_context_is_an_error_unless_the_window_slides(p
 
 
 @pytest.mark.parametrize("keep", [None, 0])
-def test_an_empty_prompt_starts_from_the_last_id_of_the_vocabulary(params, keep):
-    expected, _, _ = continued(params, [N_VOCAB - 1], 5, [Completion()], keep)
-    assert continued(params, [], 5, [Completion()], keep)[0] == expected
+def test_a_prompt_without_ids_is_an_error(params, keep):
+    with pytest.raises(ValueError, match="the prompt has no token ids; it must have at least one"):
+        continued(params, [], 5, [Completion()], keep)
 
 
 def test_a_failing_sampler_raises_its_error(params):
@@ -166,7 +166,7 @@ def test_an_observer_gets_the_stop_id_too(params):
 
 
 @pytest.mark.parametrize("generate", [gpt2.generate, gpt2_pico.generate])
-@pytest.mark.parametrize(("n_prompt", "n_tokens"), [(3, 0), (3, 6), (31, 1), (31, 2), (30, 50), (32, 5), (0, 50)])
+@pytest.mark.parametrize(("n_prompt", "n_tokens"), [(3, 0), (3, 6), (31, 1), (31, 2), (30, 50), (32, 5)])
 def test_generate_by_returns_the_ids_and_finish_reason_of_the_engine(params, generate, n_prompt, n_tokens):
     prompt = list(range(n_prompt))
     by_engine = drawing(1)

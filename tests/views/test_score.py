@@ -16,6 +16,8 @@ from views_helpers import ROOT, stdout_of
 import gpt2_pico
 import sampling
 import utils
+from checkpoints.tokenizer import default_tokens
+from encoder import CharacterEncoder
 from views import score, toy
 
 
@@ -179,9 +181,8 @@ def test_the_json_has_every_token_and_their_sum(scored):
 
 
 def test_a_text_in_a_vocabulary_without_end_of_text_begins_after_a_newline(tiny):
-    from encoder import CharacterEncoder
-
-    letters = SimpleNamespace(encoder=CharacterEncoder({"\n": 0, "a": 1}), n_ctx=8)
+    encoder = CharacterEncoder({"\n": 0, "a": 1})
+    letters = SimpleNamespace(encoder=encoder, special=default_tokens(encoder, 2), n_ctx=8)
     assert "after \\n, in one window" in score.definition(letters, 3, 8)
 
 
