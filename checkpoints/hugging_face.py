@@ -16,7 +16,6 @@ from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
 from checkpoints.state_dict import (
     FLOAT32_NAME,
-    GPT2_EPS,
     SIZES,
     Differences,
     StoredTensor,
@@ -29,6 +28,7 @@ from checkpoints.state_dict import (
     map_converted,
     n_tokens,
     read_activation,
+    read_eps,
     scale_queries,
     select,
 )
@@ -126,16 +126,6 @@ def read_config(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], Dif
 def name_in(config: dict[str, Any], name: str) -> str:
     """Return the name, or one of its aliases, under which config.json has a size."""
     return next((each for each in (name, *ALIASES.get(name, ())) if each in config), name)
-
-
-def read_eps(config: dict[str, Any], path: Path) -> float:
-    """Return the epsilon of the layer norms. Raise CheckpointError if it is no number from 0 to 1."""
-    eps = config.get("layer_norm_epsilon", GPT2_EPS)
-    if type(eps) not in (int, float) or not 0 <= eps <= 1:
-        raise CheckpointError(
-            f"{named(path)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
-        )
-    return float(eps)
 
 
 def query_scales(config: dict[str, Any], hparams: dict[str, Any]) -> tuple[float, ...]:

@@ -89,6 +89,16 @@ def read_activation(config: dict[str, Any], path: Path, key: str, default: str) 
     return ACTIVATIONS[name]
 
 
+def read_eps(config: dict[str, Any], path: Path) -> float:
+    """Return the epsilon of the layer norms. Raise CheckpointError if it is no number from 0 to 1."""
+    eps = config.get("layer_norm_epsilon", GPT2_EPS)
+    if type(eps) not in (int, float) or not 0 <= eps <= 1:
+        raise CheckpointError(
+            f"{named(path)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
+        )
+    return float(eps)
+
+
 # ---- select and check ------------------------------------------------------------------------------------------
 
 

@@ -177,9 +177,7 @@ def test_merges_cut_off_between_two_lines_are_an_error(tmp_path, share):
 def test_a_pointer_of_git_lfs_in_place_of_the_merges_is_an_error(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1ce1\nsize 456318\n"
     model_dir(tmp_path, (OFFICIAL / "encoder.json").read_bytes(), pointer)
-    with pytest.raises(
-        CheckpointError, match=r"vocab\.bpe is a pointer of Git LFS, .* run git lfs pull"
-    ):
+    with pytest.raises(CheckpointError, match=r"vocab\.bpe is a pointer of Git LFS, .* run git lfs pull"):
         get_encoder(tmp_path)
 
 
