@@ -14,11 +14,9 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from checkpoints.files import CheckpointError
 from checkpoints.messages import named
-from checkpoints.state_dict import Differences, StoredTensor, Tensors, as_float32, read_activation, read_eps
+from checkpoints.state_dict import Differences, Tensors, joined, read_activation, read_eps, transposed, zeros
 from checkpoints.tensors import check_hparams
 
 NAMES = {"n_vocab": "vocab_size", "n_ctx": "max_position_embeddings", "n_embd": "hidden_size"}
@@ -90,26 +88,8 @@ def as_gpt2(tensors: Tensors, hparams: dict[str, Any]) -> Tensors:
         names = [f"h.{i}.attn.attention.{letter}_proj.weight" for letter in "qkv"]
         parts = [tensors[name] for name in names if name in tensors]
         if [part.shape for part in parts] == [(n_embd, n_embd)] * 3:
-            renamed[f"h.{i}.attn.c_attn.weight"] = concatenated(parts)
-            renamed[f"h.{i}.attn.c_attn.bias"] = zeros(3 * n_embd)
+            renamed[f"h.{i}.attn.c_attn.weight"] = joined([transposed(part) for part in parts])
+            renamed[f"h.{i}.attn.c_attn.bias"] = zeros((3 * n_embd,))
         else:  # a missing or misshapen matrix is reported under its own name
             renamed |= {name: tensors[name] for name in names if name in tensors}
     return renamed
-
-
-def transposed(tensor: StoredTensor) -> StoredTensor:  # [out, in] -> [in, out]
-    return StoredTensor(tensor.dtype, tensor.shape[::-1], lambda: tensor.read().T)
-
-
-def concatenated(parts: list[StoredTensor]) -> StoredTensor:  # 3 x [n_embd, n_embd] -> [n_embd, 3 * n_embd]
-    """Return the q, k and v matrices, each [out, in], as the c_attn of a GPT-2, [in, out]."""
-    n_embd = parts[0].shape[0]
-
-    def read():
-        return np.concatenate([as_float32(part.dtype, part.read()).T for part in parts], axis=-1)
-
-    return StoredTensor("F32", (n_embd, 3 * n_embd), read)
-
-
-def zeros(n: int) -> StoredTensor:
-    return StoredTensor("F32", (n,), lambda: np.zeros(n, np.float32))

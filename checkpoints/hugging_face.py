@@ -4,6 +4,7 @@ The weights are safetensors or pytorch_model.bin. The matrices are [in, out], as
 safetensors file of float32 is mapped in place; everything else is converted to float32 once (see state_dict.py).
 """
 
+import contextlib
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
@@ -156,13 +157,14 @@ def load_tensors(
     arrays = map_converted(converted, source, shapes, "config.json") if files.is_file(converted) else None
     if arrays is not None:
         return arrays
-    stored = collect([pair for file in sources for pair in stored_tensors(file)], folder)
-    if as_gpt2 is not None:
-        stored = as_gpt2(stored, hparams)
-    tensors = select(stored, shapes, folder, "config.json", differences.is_tied)
-    if is_mappable(sources, tensors) and not as_gpt2 and not differences.query_scales:
-        return {path: tensor.read() for path, tensor in tensors.items()}
-    return load_converted(scale_queries(tensors, differences.query_scales, hparams["n_embd"]), converted, source)
+    with contextlib.ExitStack() as open_files:
+        stored = collect([pair for file in sources for pair in stored_tensors(file, open_files)], folder)
+        if as_gpt2 is not None:
+            stored = as_gpt2(stored, hparams)
+        tensors = select(stored, shapes, folder, "config.json", differences.is_tied)
+        if is_mappable(sources, tensors) and not as_gpt2 and not differences.query_scales:
+            return {path: tensor.read() for path, tensor in tensors.items()}
+        return load_converted(scale_queries(tensors, differences.query_scales, hparams["n_embd"]), converted, source)
 
 
 def is_mappable(sources: list[Path], tensors: Tensors) -> bool:
@@ -210,12 +212,14 @@ def file_names(weight_map: dict) -> set[str]:
     return set(names) if is_valid else set()
 
 
-def stored_tensors(path: Path) -> Iterable[tuple[str, StoredTensor]]:
-    """Return a name and a StoredTensor for each tensor of a file of weights."""
+def stored_tensors(path: Path, open_files: contextlib.ExitStack) -> Iterable[tuple[str, StoredTensor]]:
+    """Return a name and a StoredTensor for each tensor of a file of weights, which can be read while it is open."""
     if path.suffix == ".bin":
-        from checkpoints import torch_weights
+        from checkpoints.torch_weights import named_tensors, state_dict
+        from checkpoints.torchfile import TorchFile
 
-        return torch_weights.stored_tensors(path)
+        file = open_files.enter_context(TorchFile(path))
+        return named_tensors(file, state_dict(file.content))
     return mapped_tensors(path)
 
 

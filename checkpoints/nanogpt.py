@@ -31,16 +31,17 @@ from checkpoints.state_dict import (
     assemble,
     bare_name,
     collect,
-    fingerprint,
-    load_converted,
-    map_converted,
+    load_once,
     n_tokens,
     read_activation,
     select,
+    transposed,
+    zeros,
 )
 from checkpoints.tensors import Shapes, check_hparams, in_safetensors, tensor_shapes
 from checkpoints.tokenizer import Loaded, default_tokens
-from checkpoints.torchfile import LARGEST_PICKLE, Tensor, TorchFile, load_pickle
+from checkpoints.torch_weights import as_dict, named_tensors
+from checkpoints.torchfile import LARGEST_PICKLE, TorchFile, load_pickle
 from checkpoints.vocabulary import get_encoder
 from encoder import CharacterEncoder, Encoder
 
@@ -106,32 +107,24 @@ def read_arguments(path: Path, arguments: dict) -> dict[str, Any]:
     return hparams
 
 
-def as_dict(value):
-    """Return the value if it is a dict, else an empty dict."""
-    return value if isinstance(value, dict) else {}
-
-
 # ---- weights ---------------------------------------------------------------------------------------------------
 
 
 def load_tensors(file: TorchFile, weights: dict, shapes: Shapes, has_biases: bool) -> Arrays:
     """Return the weights {path: float32 array}, mapped from their conversion to float32, made first if necessary."""
-    converted = file.path.with_name(FLOAT32_NAME)
-    source = fingerprint([file.path])
-    arrays = map_converted(converted, source, shapes)
-    if arrays is not None:
-        return arrays
-    if not files.is_file(file.path.with_name("config.json")):
-        log.info(
-            "The activation is assumed to be the exact GELU, nanoGPT's since May 2023. For an older checkpoint, put a "
-            'file config.json with {"activation": "gelu_new"} beside it.'
-        )
-    stored = collect(stored_tensors(file, weights), file.path)
-    check_sizes(file, [stored[name] for name in in_safetensors(shapes) if name in stored])
-    if not has_biases:
-        stored = zero_biases(shapes) | stored
-    tensors = select(stored, shapes, file.path, "its model_args")
-    return load_converted(tensors, converted, source)
+
+    def read():
+        if not files.is_file(file.path.with_name("config.json")):
+            log.info(
+                "The activation is assumed to be the exact GELU, nanoGPT's since May 2023. For an older checkpoint, "
+                'put a file config.json with {"activation": "gelu_new"} beside it.'
+            )
+        stored = collect(stored_tensors(file, weights), file.path)
+        check_sizes(file, [stored[name] for name in in_safetensors(shapes) if name in stored])
+        biases = {} if has_biases else zero_biases(shapes)
+        return select(biases | stored, shapes, file.path, "its model_args")
+
+    return load_once(file.path.with_name(FLOAT32_NAME), file.path, shapes, read)
 
 
 def check_sizes(file: TorchFile, tensors: Iterable[StoredTensor]) -> None:
@@ -146,25 +139,12 @@ def check_sizes(file: TorchFile, tensors: Iterable[StoredTensor]) -> None:
 
 def stored_tensors(file: TorchFile, weights: dict) -> Iterator[tuple[str, StoredTensor]]:
     """Yield a name and a StoredTensor for each tensor of a state dict, with the matrices as [in, out]."""
-    for name, tensor in weights.items():
-        if isinstance(tensor, Tensor):
-            yield name, transposed(file, tensor) if MATRIX.fullmatch(bare_name(name)) else unchanged(file, tensor)
-
-
-def unchanged(file, tensor):
-    return StoredTensor(tensor.dtype, tensor.shape, lambda: file.read(tensor))
-
-
-def transposed(file, tensor):
-    return StoredTensor(tensor.dtype, tensor.shape[::-1], lambda: file.read(tensor).T)
+    for name, tensor in named_tensors(file, weights):
+        yield name, transposed(tensor) if MATRIX.fullmatch(bare_name(name)) else tensor
 
 
 def zero_biases(shapes: Shapes) -> Tensors:
     """Return a tensor of zeros for each bias: adding zero equals adding no bias."""
-
-    def zeros(shape):
-        return StoredTensor("F32", shape, lambda: np.zeros(shape, np.float32))
-
     return {name: zeros(shape) for name, (_, shape) in in_safetensors(shapes).items() if name.endswith(".bias")}
 
 

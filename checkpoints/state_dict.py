@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from checkpoints import mapped
-from checkpoints.files import CheckpointError
+from checkpoints.files import CheckpointError, is_file
 from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
 from checkpoints.tensors import Shapes, check_tensors, in_safetensors, nest
@@ -188,6 +188,27 @@ def scaled_queries(tensor, scale, n_embd):
     return StoredTensor("F32", tensor.shape, read)
 
 
+# ---- change ----------------------------------------------------------------------------------------------------
+
+
+def transposed(tensor: StoredTensor) -> StoredTensor:  # [out, in] -> [in, out]
+    return StoredTensor(tensor.dtype, tensor.shape[::-1], lambda: tensor.read().T)
+
+
+def joined(parts: Sequence[StoredTensor]) -> StoredTensor:  # n x [..., n_out] -> [..., n * n_out]
+    """Return tensors of equal shape as one, side by side."""
+    *others, n_out = parts[0].shape
+
+    def read():
+        return np.concatenate([as_float32(part.dtype, part.read()) for part in parts], axis=-1)
+
+    return StoredTensor("F32", (*others, n_out * len(parts)), read)
+
+
+def zeros(shape: tuple[int, ...]) -> StoredTensor:
+    return StoredTensor("F32", shape, lambda: np.zeros(shape, np.float32))
+
+
 # ---- convert ---------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +224,18 @@ def map_converted(converted: Path, source: str | None, shapes: Shapes, fits: str
         return None
     found, _ = mapped.read_header(converted)
     return mapped.map_tensors(converted, with_head(shapes) if "lm_head.weight" in found else shapes, fits)
+
+
+def load_once(
+    converted: Path, file: Path, shapes: Shapes, read: Callable[[], Tensors], differences: Differences | None = None
+) -> Arrays:
+    """Return {path: float32 array}, mapped from the file `converted`, which is made from `file` if it is not current.
+
+    read: returns the tensors {path: tensor}.
+    """
+    source = fingerprint([file], differences)
+    arrays = map_converted(converted, source, shapes) if is_file(converted) else None
+    return load_converted(read(), converted, source) if arrays is None else arrays
 
 
 def load_converted(tensors: Tensors, converted: Path, source: str) -> Arrays:
