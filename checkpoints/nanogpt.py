@@ -6,7 +6,6 @@ weights are converted to float32 once (see state_dict.py). nanoGPT computed GELU
 since then; `activation` in a config.json beside the checkpoint tells which, the exact one is the default.
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints import download, files, mapped
+from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import named
@@ -42,7 +41,7 @@ from checkpoints.tensors import Shapes, check_hparams, in_safetensors, tensor_sh
 from checkpoints.tokenizer import Loaded, default_tokens
 from checkpoints.torch_weights import as_dict, named_tensors
 from checkpoints.torchfile import LARGEST_PICKLE, TorchFile, load_pickle
-from checkpoints.vocabulary import get_encoder
+from checkpoints.vocabulary import find_gpt2_vocabulary
 from encoder import CharacterEncoder, Encoder
 
 log = logging.getLogger("picogpt")
@@ -162,20 +161,19 @@ def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | 
     for place in (folder, folder.resolve().parent / "data" / dataset):
         if files.is_file(place / "meta.pkl"):
             return read_characters(place / "meta.pkl")
-    for place in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
-        with contextlib.suppress(FileNotFoundError):
-            encoder = get_encoder(place)
-            if encoder.n_vocab <= n_vocab:
-                return encoder
-    if n_vocab < GPT2_N_VOCAB:
+    try:
+        return find_gpt2_vocabulary(folder, models_dir, n_vocab)
+    except CheckpointError as error:
+        if n_vocab >= GPT2_N_VOCAB or has_vocabulary(folder):
+            raise
         raise CheckpointError(
             f"{named(folder)} lacks meta.pkl, the characters of its {n_vocab:,} tokens: copy it there from nanoGPT's "
             f"{named(Path('data', dataset))}"
-        )
-    raise CheckpointError(
-        f"{named(folder)} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any "
-        f"of OpenAI's models, or download one to {named(models_dir)} with --model_size 124M"
-    )
+        ) from error
+
+
+def has_vocabulary(folder: Path) -> bool:
+    return any(files.is_file(folder / name) for name in ("encoder.json", "vocab.json", "tokenizer.json"))
 
 
 def read_characters(meta: Path) -> CharacterEncoder:

@@ -9,6 +9,7 @@ The first that is there is read. encoder.py computes GPT-2's byte-level BPE. Eve
 package `tokenizers` (library_encoder.py) or is an error.
 """
 
+import contextlib
 import itertools
 import os
 import reprlib
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints import files
+from checkpoints import download, files
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named
 from encoder import PIECES, AddedToken, Encoder
@@ -55,6 +56,22 @@ def get_encoder(folder: str | os.PathLike, n_rows: int | None = None) -> Encoder
     settings = read_settings(folder)
     check_class(settings, GPT2_CLASSES, folder)
     return read_byte_level(vocabulary, merges, settings, n_rows)
+
+
+def find_gpt2_vocabulary(folder: Path, models_dir: str | os.PathLike, n_vocab: int) -> Encoder:
+    """Return the encoder of a model whose format has no vocabulary: that in its folder, or that of GPT-2.
+
+    models_dir: where one of OpenAI's models is looked for. Raise CheckpointError if there is none.
+    """
+    for place in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
+        with contextlib.suppress(FileNotFoundError):
+            encoder = get_encoder(place)
+            if encoder.n_vocab <= n_vocab:
+                return encoder
+    raise CheckpointError(
+        f"{named(folder)} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any "
+        f"of OpenAI's models, or download one to {named(models_dir)} with --model_size 124M"
+    )
 
 
 def find(folder: Path, name: str, other: str = "") -> Path:
