@@ -10,6 +10,9 @@ from checkpoints.messages import abbreviated, named
 from checkpoints.tokenizer import Loaded
 
 
+LLM_C_MAGIC = (20240326).to_bytes(4, "little")
+
+
 class Format(NamedTuple):
     """A format of models."""
 
@@ -77,7 +80,7 @@ def load_torch(path, models_dir):
 
 
 def is_llm_c(path: Path) -> bool:
-    return path.suffix == ".bin" and begins_with(path, b"\xd6\xd8\x34\x01")  # 20240326, little-endian
+    return path.suffix == ".bin" and begins_with(path, LLM_C_MAGIC)
 
 
 def is_gguf(path: Path) -> bool:
