@@ -9,7 +9,6 @@ from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named
 from checkpoints.tokenizer import Loaded
 
-
 LLM_C_MAGIC = (20240326).to_bytes(4, "little")
 
 
@@ -88,11 +87,11 @@ def is_gguf(path: Path) -> bool:
 
 
 def is_torch(path: Path) -> bool:
-    return path.suffix in (".pth", ".pt", ".bin") and files.is_file(path) and not is_llm_c(path)
+    return path.suffix in (".pth", ".pt", ".bin") and path.is_file() and not is_llm_c(path)
 
 
 def begins_with(path: Path, magic: bytes) -> bool:
-    if not files.is_file(path):
+    if not path.is_file():  # also a FIFO
         return False
     with files.open_to_read(path) as file:
         return file.read(len(magic)) == magic

@@ -20,6 +20,7 @@ from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import named
+from checkpoints.pickles import LARGEST_PICKLE, load_pickle
 from checkpoints.state_dict import (
     FLOAT32_NAME,
     SIZES,
@@ -40,7 +41,7 @@ from checkpoints.state_dict import (
 from checkpoints.tensors import Shapes, check_hparams, in_safetensors, tensor_shapes
 from checkpoints.tokenizer import Loaded, default_tokens
 from checkpoints.torch_weights import as_dict, named_tensors
-from checkpoints.torchfile import LARGEST_PICKLE, TorchFile, load_pickle
+from checkpoints.torchfile import TorchFile
 from checkpoints.vocabulary import find_gpt2_vocabulary
 from encoder import CharacterEncoder, Encoder
 

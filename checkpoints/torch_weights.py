@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from checkpoints.state_dict import StoredTensor
-from checkpoints.torchfile import Tensor, TorchFile
+from checkpoints.messages import abbreviated, named
+from checkpoints.pickles import Opaque, Tensor
+from checkpoints.state_dict import IGNORED, StoredTensor, bare_name
+from checkpoints.torchfile import TorchFile
 
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # keys under which training programs save a state dict
 
@@ -24,7 +26,13 @@ def as_dict(value: Any) -> dict:
 
 
 def named_tensors(file: TorchFile, weights: dict) -> Iterator[tuple[str, StoredTensor]]:
-    """Yield a name and a StoredTensor for each tensor of a state dict. It can be read while the file is open."""
+    """Yield a name and a StoredTensor for each tensor of a state dict. It can be read while the file is open.
+
+    Raise ValueError if a tensor of the model is of a type that is not read.
+    """
     for name, tensor in weights.items():
+        if isinstance(tensor, Opaque) and not IGNORED.fullmatch(bare_name(name)):
+            problem = f"{named(file.path)}: {abbreviated(name)} is of the type {abbreviated(tensor.name)}"
+            raise ValueError(f"{problem}; it must be a tensor of torch's number types: save the weights as float32")
         if isinstance(tensor, Tensor):
             yield name, StoredTensor(tensor.dtype, tensor.shape, lambda tensor=tensor: file.read(tensor))
