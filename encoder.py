@@ -231,7 +231,7 @@ class Encoder:
 
     def encode_part(self, text: str) -> list[int]:
         """Return the ids of a text without added tokens."""
-        if self.add_prefix_space and not text.startswith(" "):
+        if self.add_prefix_space and text and not text.startswith(" "):
             text = " " + text
         ids = []
         for piece in PIECES.findall(text):

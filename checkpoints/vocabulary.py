@@ -51,6 +51,8 @@ def get_encoder(folder: str | os.PathLike, n_rows: int | None = None) -> Encoder
         return read_tokenizer(folder / "tokenizer.json", n_rows)
     if not files.is_file(folder / "vocab.json") and files.is_file(folder / "vocab.txt"):
         return read_words(folder / "vocab.txt", n_rows)
+    if not files.is_file(folder / "vocab.json"):
+        check_sentencepiece(folder)
     vocabulary = find(folder, "vocab.json", "encoder.json")
     merges = find(folder, "merges.txt", "vocab.bpe")
     settings = read_settings(folder)
@@ -81,6 +83,15 @@ def find(folder: Path, name: str, other: str = "") -> Path:
     or_other = f" (or {other})" if other else ""
     problem = f"no {name}{or_other} in the folder {named(folder)}"
     raise FileNotFoundError(f"{problem}: check the folder's name, or copy the file there from the original folder")
+
+
+def check_sentencepiece(folder: Path) -> None:
+    """Raise CheckpointError if the folder has a vocabulary of SentencePiece, which is read from tokenizer.json only."""
+    for path in sorted(folder.glob("*.model")):
+        raise CheckpointError(
+            f"{named(path)} is a SentencePiece vocabulary, which is read from tokenizer.json: save the tokenizer by "
+            "transformers' save_pretrained, which writes that file"
+        )
 
 
 def damaged(path: Path, problem: str) -> CheckpointError:

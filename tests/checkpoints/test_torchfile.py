@@ -306,9 +306,7 @@ def test_the_names_of_foreign_members_are_escaped(path):
 def test_the_error_for_another_kind_of_file_gives_a_remedy(path):
     for content in (b"", b"PK", b"\x80\x02}.", bytes(1000)):
         path.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"ckpt\.pt cannot be read .*: copy it again, or save the weights"
-        ):
+        with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read .*: copy it again, or save the weights"):
             TorchFile(path)
 
 
