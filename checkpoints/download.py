@@ -62,31 +62,34 @@ HEADS = {"vocab.bpe": b"#version", "checkpoint": b"model_checkpoint_path"}  # ho
 INDEX_END = bytes.fromhex("57fb808b247547db")  # the last bytes of every TensorFlow index
 
 
-def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: FileTable) -> None:
-    """Download the files `names` that `folder` lacks, with the sizes and checksums in `official`.
+def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: FileTable) -> int:
+    """Download the files `names` that `folder` lacks, with the sizes and checksums in `official`; return how many.
 
     If `official` is empty the folder is the user's own and nothing is downloaded.
     Raise CheckpointError if a file is missing then, or cannot be downloaded.
     """
     missing = [name for name in names if not is_complete(folder / name, official)]
     if not missing:
-        return
+        return 0
     if not official:
         raise CheckpointError(
             f"{named(folder)} lacks {named(', '.join(missing))}: a folder in OpenAI's format holds "
             f"{', '.join(TEXT_FILES + WEIGHT_FILES)} (or model.safetensors in place of the last three), a Hugging Face "
             "folder holds config.json, a nanoGPT folder ckpt.pt; copy the missing files there (see docs/models.md)"
         )
+    n_received = 0
     try:
         with created(folder), files.locked(folder), emptied_on_failure(folder):
             for name in missing:
                 if not is_complete(folder / name, official):  # another process may have downloaded it meanwhile
                     download(folder / name, *official[name])
+                    n_received += 1
     except OSError as error:
         raise CheckpointError(
             f"cannot download to {named(folder)}: {reason(error)}; free some disk space, make the folder writable or "
             "choose another --models_dir"
         ) from error
+    return n_received
 
 
 def is_complete(path, official):

@@ -1,29 +1,27 @@
 """OpenAI's format: hparams.json, encoder.json and vocab.bpe, and a TensorFlow checkpoint, model.ckpt.*.
 
-TensorFlow takes seconds to start and copies what it reads. So it reads a checkpoint only once: the tensors are saved
-beside it as model.safetensors, which later runs map. A folder with model.safetensors needs no checkpoint.
+The tensors lie in the data of the checkpoint as float32 numbers and are used there: the file is mapped. Each tensor is
+compared once with its checksum in the index (verified.py). Checkpoints of other kinds are converted by TensorFlow to
+model.safetensors. A folder with model.safetensors, which the first version of this program made, needs no checkpoint.
 """
 
-import contextlib
 import hashlib
 import math
 import os
 import re
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from checkpoints import download, files, mapped
+from checkpoints import download, files, mapped, tensor_index, tensorflow_reader, verified
 from checkpoints.download import INDEX, TEXT_FILES, WEIGHT_FILES, FileTable
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
+from checkpoints.tensor_index import Entry, Index
 from checkpoints.tensors import (
     Shapes,
-    TypedShapes,
     check_hparams,
     check_tensors,
     in_checkpoint,
@@ -36,6 +34,8 @@ from checkpoints.vocabulary import get_encoder
 from encoder import Encoder
 
 CONVERTED_NAME = "model.safetensors"  # the checkpoint, converted
+CONVERTIBLE = ("float32", "float64", "float16", "bfloat16")  # types that TensorFlow reads and NumPy converts
+GPT2_TENSOR = re.compile(r"wte|wpe|ln_f/[gb]|h\d+/(ln_[12]/[gb]|(attn|mlp)/c_\w+/[wb])")  # paths in a checkpoint
 LARGEST_NOTE = 2**20  # bytes of the file `checkpoint`, which lists the names of checkpoints
 
 
@@ -98,28 +98,41 @@ def read_encoder(folder: Path, n_vocab: int) -> Encoder:
 
 
 def load_tensors(folder: Path, shapes: Shapes, official: FileTable) -> Arrays:
-    """Return the weights {path: float32 array}, mapped from model.safetensors, which is written first if necessary."""
+    """Return the weights {path: float32 array}: mapped from the checkpoint or from model.safetensors."""
     converted = folder / CONVERTED_NAME
     index = checkpoint_index(folder)
     if is_current(converted, index, shapes):
         return mapped.map_tensors(converted, shapes)
-    download.ensure_files(folder, [index.name], official)
-    import_tensorflow(folder)  # report a missing TensorFlow before a long download
-    download.ensure_files(folder, WEIGHT_FILES if official else [], official)
-    return mapped.convert_once(
-        converted,
-        shapes,
-        is_current=lambda: is_current(converted, index, shapes),
-        convert=lambda file: convert(index, file, shapes),
-    )
+    prefix = index.with_suffix("")
+    if not files.is_file(index) and files.is_file(prefix):
+        return convert_once(prefix, converted, shapes, "the form of TensorFlow 0.x, one file")
+    n_received = download.ensure_files(folder, [index.name], official)
+    n_received += download.ensure_files(folder, WEIGHT_FILES if official else [], official)
+    content = files.read_bytes(index)
+    try:
+        found = tensor_index.read_index(content)
+        entries = select_entries(found, shapes, prefix)
+    except tensor_index.Damaged as error:
+        raise CheckpointError(f"{named(index)} cannot be read ({error}): {remedy(index.name)}") from error
+    except tensor_index.Unsupported as error:
+        return convert_once(prefix, converted, shapes, str(error))
+    data = map_data(prefix, found.n_shards, entries)
+    is_verified = n_received == len(WEIGHT_FILES) and official[download.DATA][1] is not None
+    verified.verify(index, content, data, entries, is_verified)
+    return {path: as_array(data, entries[path], shape) for path, shape in shapes.items()}
+
+
+def remedy(name: str) -> str:
+    return f"delete {name} and run again if it was downloaded, otherwise copy it again"
 
 
 def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
-    """Return whether the converted file is complete and was made from the checkpoint with this index.
+    """Return whether model.safetensors is used: there is no checkpoint, or it is not older than the checkpoint.
 
     The index holds a checksum of every tensor, so the SHA-256 of this small file identifies all weights.
     """
-    if not (files.is_file(converted) and files.is_file(index)):
+    has_checkpoint = files.is_file(index) or files.is_file(index.with_suffix(""))
+    if not (files.is_file(converted) and has_checkpoint):
         return converted.is_file()  # without a checkpoint nothing else can be used
     try:
         found, source = mapped.read_header(converted)
@@ -131,11 +144,98 @@ def is_current(converted: Path, index: Path, shapes: Shapes) -> bool:
 
 
 def fingerprint(index: Path) -> str:
-    """Return the SHA-256 of a checkpoint's index."""
-    return hashlib.sha256(files.read_bytes(index)).hexdigest()
+    """Return the SHA-256 of a checkpoint's index, or the size and time of a checkpoint that has none."""
+    if files.is_file(index):
+        return hashlib.sha256(files.read_bytes(index)).hexdigest()
+    status = os.stat(index.with_suffix(""))
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def convert(index: Path, file: BinaryIO, shapes: Shapes) -> None:
+# ---- mapped in place -------------------------------------------------------------------------------------------
+
+
+def select_entries(index: Index, shapes: Shapes, prefix: Path) -> dict[str, Entry]:
+    """Return {path: entry} of the tensors of a GPT-2. Others, such as those of an optimizer, are left out.
+
+    Raise CheckpointError if they are not those in `shapes`, Unsupported if TensorFlow must read them.
+    """
+    scope = find_scope(index)
+    names = in_checkpoint(shapes, scope)
+    of_gpt2 = {name: entry for name, entry in index.entries.items() if is_of_gpt2(name, scope)}
+    for entry in of_gpt2.values():
+        if entry.is_partitioned:
+            raise tensor_index.Unsupported("partitioned variables")
+        if entry.dtype in CONVERTIBLE[1:]:
+            raise tensor_index.Unsupported(f"numbers of the type {entry.dtype}")
+    check_tensors(prefix, names, {name: (entry.dtype, entry.shape) for name, entry in of_gpt2.items()})
+    entries = {path: of_gpt2[name] for path, name in zip(shapes, names, strict=True)}
+    check_places(entries, index.n_shards)
+    return entries
+
+
+def find_scope(index: Index) -> str:
+    """Return what precedes the paths of tensors in their names: model/ in OpenAI's checkpoints."""
+    scopes = sorted((name.removesuffix("wte") for name in index.entries if re.search(r"(^|/)wte$", name)), key=len)
+    return "model/" if "model/" in scopes or not scopes else scopes[0]
+
+
+def is_of_gpt2(name: str, scope: str) -> bool:
+    return name.startswith(scope) and GPT2_TENSOR.fullmatch(name.removeprefix(scope)) is not None
+
+
+def check_places(entries: dict[str, Entry], n_shards: int) -> None:
+    """Raise Damaged if a tensor has another size than its shape, or two lie in the same place."""
+    end_of = {}
+    for entry in sorted(entries.values(), key=lambda entry: (entry.shard, entry.offset)):
+        if entry.size != 4 * math.prod(entry.shape) or entry.shard >= n_shards:
+            raise tensor_index.Damaged("a tensor has a wrong size or lies in a file that does not belong to it")
+        if entry.offset < end_of.get(entry.shard, 0):
+            raise tensor_index.Damaged("two tensors lie in the same place")
+        end_of[entry.shard] = entry.offset + entry.size
+
+
+def map_data(prefix: Path, n_shards: int, entries: dict[str, Entry]) -> list[np.ndarray]:
+    """Return the bytes of each data file, mapped. Raise CheckpointError if a file is missing or too short."""
+    data = []
+    for shard in range(n_shards):
+        path = prefix.with_name(f"{prefix.name}.data-{shard:05}-of-{n_shards:05}")
+        if not files.is_file(path):
+            raise CheckpointError(f"{named(path.parent)} lacks {abbreviated(path.name)}: copy it there")
+        n_needed = max((entry.offset + entry.size for entry in entries.values() if entry.shard == shard), default=0)
+        with files.open_to_read(path) as file:
+            n_found = os.fstat(file.fileno()).st_size
+            if n_found < n_needed:
+                problem = f"{named(path)} has {n_found:,} bytes but its tensors need {n_needed:,}"
+                raise CheckpointError(f"{problem}: {remedy(path.name)}")
+            data.append(np.memmap(file, np.uint8, mode="r").view(np.ndarray) if n_found else np.zeros(0, np.uint8))
+    return data
+
+
+def as_array(data: list[np.ndarray], entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a tensor where it lies, or a copy if its address is not a multiple of four bytes."""
+    raw = data[entry.shard][entry.offset : entry.offset + entry.size]
+    array = raw.view("<f4").reshape(shape)
+    return array if array.flags.aligned else array.copy()
+
+
+# ---- converted by TensorFlow -----------------------------------------------------------------------------------
+
+
+def convert_once(prefix: Path, converted: Path, shapes: Shapes, kind: str) -> Arrays:
+    """Return the tensors, mapped from model.safetensors, which TensorFlow makes first if necessary.
+
+    kind: what the checkpoint has that only TensorFlow reads.
+    """
+    index = prefix.with_name(f"{prefix.name}.index")
+    return mapped.convert_once(
+        converted,
+        shapes,
+        is_current=lambda: is_current(converted, index, shapes),
+        convert=lambda file: convert(index, file, shapes, kind),
+    )
+
+
+def convert(index: Path, file: BinaryIO, shapes: Shapes, kind: str) -> None:
     """Write the tensors of a TensorFlow checkpoint to an open file as safetensors, one after the other.
 
     Memory: TensorFlow and the largest tensor.
@@ -143,81 +243,16 @@ def convert(index: Path, file: BinaryIO, shapes: Shapes) -> None:
     cannot be written.
     """
     source = fingerprint(index)
-    names = in_checkpoint(shapes)
-    found, read = open_checkpoint(index)
-    check_tensors(index.with_suffix(""), names, found)
-    check_data_size(index, shapes)
+    prefix = index.with_suffix("")
+    found, read = tensorflow_reader.open_checkpoint(prefix, kind)
+    scope = find_scope(Index(1, dict.fromkeys(found)))
+    names = in_checkpoint(shapes, scope)
+    known = {name: as_float32(entry) for name, entry in found.items() if is_of_gpt2(name, scope)}
+    check_tensors(prefix, names, known)
     mapped.write_safetensors(file, CONVERTED_NAME, in_safetensors(shapes), source, map(read, names))
 
 
-def check_data_size(index: Path, shapes: Shapes) -> None:
-    """Raise CheckpointError if the tensors need more bytes than the data files have: they would share their numbers."""
-    start = f"{index.stem}.data-"
-    paths = [index.parent / name for name in os.listdir(index.parent) if name.startswith(start)]
-    n_found = sum(path.stat().st_size for path in paths if files.is_file(path))
-    n_needed = 4 * sum(map(math.prod, shapes.values()))
-    if paths and n_found < n_needed:
-        raise CheckpointError(
-            f"the data of the checkpoint {named(index.with_suffix(''))} have {n_found:,} bytes but its tensors need "
-            f"{n_needed:,}: copy or download all its files again"
-        )
-
-
-def open_checkpoint(index: Path) -> tuple[TypedShapes, Callable[[str], np.ndarray]]:
-    """Return {name: (dtype, shape)} of a TensorFlow checkpoint, and a function that reads a tensor by its name."""
-    tf = import_tensorflow(index.parent)
-    prefix = index.with_suffix("")  # TensorFlow names a checkpoint by the common part of its file names
-    data = f"{prefix.name}.data-"
-    if not any(name.startswith(data) for name in os.listdir(index.parent)):
-        raise CheckpointError(f"{named(index.parent)} lacks {abbreviated(data)}00000-of-00001: copy it there")
-
-    def checked(read, *arguments):
-        try:
-            return read(*arguments)
-        except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # TensorFlow raises all of these
-            is_changed = "checksum" in str(error).lower()
-            problem = "the checksum of a tensor does not match" if is_changed else "a file is missing or damaged"
-            name = abbreviated(prefix.name)
-            raise CheckpointError(
-                f"the checkpoint {named(prefix)} cannot be read ({problem}): delete {name}.index "
-                f"and {name}.data-*, then run again if they were downloaded, otherwise copy them there again"
-            ) from error
-
-    reader = checked(tf.train.load_checkpoint, str(prefix))
-    shapes = reader.get_variable_to_shape_map()
-    dtypes = reader.get_variable_to_dtype_map()
-    found = {name: (dtypes[name].name, tuple(shapes[name])) for name in shapes}
-    return found, lambda name: checked(reader.get_tensor, name)
-
-
-def import_tensorflow(folder: Path):
-    """Import and return TensorFlow, without its GPU and deprecation messages.
-
-    folder: the model to convert, for the message. Raise CheckpointError if TensorFlow cannot be imported.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        with warnings.catch_warnings(), silent_stderr():
-            warnings.simplefilter("ignore")
-            import tensorflow
-    except ImportError as error:
-        raise CheckpointError(
-            f"converting the checkpoint in {named(folder)} requires TensorFlow, once, and importing it failed "
-            f"({abbreviated(error, 240)}): pip install tensorflow-cpu (on macOS: tensorflow), or copy {CONVERTED_NAME} "
-            "there from a machine where the model has been converted"
-        ) from error
-    return tensorflow
-
-
-@contextlib.contextmanager
-def silent_stderr():
-    """Redirect file descriptor 2 to the null device: C++ code writes to it directly, not to sys.stderr."""
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+def as_float32(entry):
+    """Return (dtype, shape) with float32 in place of a type that is converted to it."""
+    dtype, shape = entry
+    return ("float32" if dtype in CONVERTIBLE else dtype), shape

@@ -68,14 +68,16 @@ def tensor_shapes(hparams: dict[str, Any]) -> Shapes:
     return {"wte": (hparams["n_vocab"], d), "wpe": (hparams["n_ctx"], d)} | blocks | norm("ln_f")
 
 
-def in_checkpoint(shapes: Shapes) -> TypedShapes:
+def in_checkpoint(shapes: Shapes, scope: str = "model/") -> TypedShapes:
     """Return {name: (dtype, shape)} in an OpenAI checkpoint, where a matrix is the kernel of a convolution of width 1.
+
+    scope: what precedes the paths in the names.
 
     >>> in_checkpoint({"wte": (50257, 768), "h0/attn/c_attn/w": (768, 2304)})
     {'model/wte': ('float32', (50257, 768)), 'model/h0/attn/c_attn/w': ('float32', (1, 768, 2304))}
     """
     kernels = {path: (1, *shape) for path, shape in shapes.items() if path.endswith("/w")}
-    return {f"model/{path}": ("float32", shape) for path, shape in (shapes | kernels).items()}
+    return {f"{scope}{path}": ("float32", shape) for path, shape in (shapes | kernels).items()}
 
 
 def in_safetensors(shapes: Shapes) -> TypedShapes:

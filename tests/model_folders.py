@@ -12,6 +12,8 @@ from conftest import tiny_tensors
 from safetensors.numpy import load_file, save_file
 
 import gpt2
+from checkpoints import openai
+from checkpoints.tensors import tensor_shapes
 from utils import CheckpointError, load_encoder_hparams_and_params
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +62,12 @@ def change_tensors(folder, change):
     """Replace the tensors in model.safetensors by what the function `change` returns for them."""
     file = folder / "model.safetensors"
     save_file(change(load_file(file)), file)
+
+
+def convert(folder):
+    """Convert the folder's checkpoint to model.safetensors, as the first version did for every checkpoint."""
+    shapes = tensor_shapes(openai.read_hparams(folder))
+    openai.convert_once(folder / "model.ckpt", folder / "model.safetensors", shapes, "a form of the test")
 
 
 def remove_checkpoint(folder):

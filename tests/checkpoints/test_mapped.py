@@ -16,6 +16,7 @@ from model_folders import (
     assert_weights,
     change_hparams,
     change_tensors,
+    convert,
     files_in,
     flat,
     load_weights,
@@ -32,7 +33,7 @@ from utils import CheckpointError
 
 
 def test_the_safetensors_library_reads_the_written_file_with_hugging_face_s_names(tiny_checkpoint):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     copy = load_file(tiny_checkpoint / "model.safetensors")
     tensors = tiny_tensors(seed=1)
     assert len(copy) == len(tensors) == 28
@@ -46,7 +47,7 @@ def test_the_safetensors_library_reads_the_written_file_with_hugging_face_s_name
 
 
 def test_the_tensors_start_at_a_multiple_of_64_bytes_and_the_header_says_pt(tiny_checkpoint):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     raw = (tiny_checkpoint / "model.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")
     assert (8 + length) % 64 == 0
@@ -70,7 +71,7 @@ def test_the_arrays_are_plain_read_only_float32_views_of_one_mapping(tiny_checkp
 def test_mapping_copies_nothing_and_needs_no_tensorflow(tiny_checkpoint, save_checkpoint, monkeypatch):
     save_checkpoint(tiny_checkpoint, tiny_tensors(seed=1, n_ctx=2**20))  # 32 MB
     change_hparams(tiny_checkpoint, n_ctx=2**20)
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     tracemalloc.start()
     params = load_weights(tiny_checkpoint)
@@ -87,7 +88,7 @@ def test_weights_outlive_the_deletion_of_their_folder(tiny_checkpoint):
 
 
 def test_tensors_are_found_in_any_order(tiny_checkpoint):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     remove_checkpoint(tiny_checkpoint)
     copy = tiny_checkpoint / "model.safetensors"
     save_file(load_file(copy), copy)  # the library sorts them by name
@@ -105,7 +106,7 @@ def test_tensors_are_found_in_any_order(tiny_checkpoint):
     ],
 )
 def test_the_error_for_a_wrong_tensor_says_what_was_expected_and_found(tiny_checkpoint, name, change, message):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     remove_checkpoint(tiny_checkpoint)
     tensors = load_file(tiny_checkpoint / "model.safetensors")
     if (changed := change(tensors.pop(name))) is not None:
@@ -120,7 +121,7 @@ def test_the_error_for_a_wrong_tensor_says_what_was_expected_and_found(tiny_chec
 def test_a_damaged_file_raises_checkpoint_error_or_gives_arrays_of_the_right_shapes(tiny_checkpoint, data):
     copy = tiny_checkpoint / "model.safetensors"
     if not copy.exists():
-        load_weights(tiny_checkpoint)
+        convert(tiny_checkpoint)
         remove_checkpoint(tiny_checkpoint)
         (tiny_checkpoint / "whole").write_bytes(copy.read_bytes())
     raw = bytearray((tiny_checkpoint / "whole").read_bytes())
@@ -152,10 +153,13 @@ def refuse_to_write(monkeypatch, name, folder):
 
 
 @pytest.mark.parametrize("name", ["locked", "replacing"])
-def test_a_model_in_a_read_only_folder_is_converted_for_this_run(tiny_checkpoint, tmp_path, monkeypatch, name):
+def test_a_model_in_a_read_only_folder_is_converted_for_this_run(
+    tiny_checkpoint, save_checkpoint, tmp_path, monkeypatch, name
+):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    save_checkpoint(tiny_checkpoint, {name: array.astype("f8") for name, array in tiny_tensors(seed=1).items()})
     before = files_in(tiny_checkpoint)
     refuse_to_write(monkeypatch, name, tiny_checkpoint)
     params = load_weights(tiny_checkpoint)
@@ -172,7 +176,7 @@ def test_the_error_without_any_writable_folder_names_both(tiny_checkpoint, monke
     monkeypatch.setattr(files, "replacing", refuse)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda prefix: refuse(prefix))
     with pytest.raises(CheckpointError, match="No space left on device") as error:
-        load_weights(tiny_checkpoint)
+        convert(tiny_checkpoint)
     assert str(tiny_checkpoint) in str(error.value) and "TMPDIR" in str(error.value)
 
 
@@ -223,9 +227,9 @@ def test_an_empty_tensor_of_impossible_shape_is_an_error(tmp_path, shape):
 
 
 def test_the_names_of_foreign_tensors_are_shortened_and_escaped(tiny_checkpoint):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     remove_checkpoint(tiny_checkpoint)
     change_tensors(tiny_checkpoint, lambda t: t | {"\x1b[31m\nError: forged" + "x" * 10_000: np.zeros(1, np.float32)})
     with pytest.raises(CheckpointError, match="does not fit") as error:
-        load_weights(tiny_checkpoint)
+        convert(tiny_checkpoint)
     assert len(str(error.value)) < 1000 and str(error.value).isprintable()

@@ -275,11 +275,12 @@ def test_every_character_is_read_and_written_in_a_plain_c_locale(env):
     assert "人工智能🤗" in out
 
 
-def test_the_first_run_converts_the_model_without_a_message_and_later_runs_print_the_same(tmp_path):
-    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns("*.safetensors*", ".*"))
+def test_the_first_run_verifies_the_model_without_a_message_and_later_runs_print_the_same(tmp_path):
+    ignored = shutil.ignore_patterns("*.safetensors*", "*.verified", ".*")
+    shutil.copytree(ROOT / "models" / "tiny", tmp_path / "tiny", ignore=ignored)
     args = (STORY, "--model_size", "tiny", "--models_dir", str(tmp_path), "--n_tokens_to_generate", "5")
     first = stdout_of(*args)
-    assert (tmp_path / "tiny" / "model.safetensors").exists()
+    assert (tmp_path / "tiny" / "model.ckpt.verified").exists()
     assert stdout_of(*args) == first
 
 
