@@ -1,31 +1,23 @@
 """From a model's name to a loaded model: find its folder, recognize the format, load the encoder and the weights.
 
-A model is a folder in one of three formats, each read by a module of checkpoints/:
-
-    hparams.json   OpenAI         downloaded if it is one of OpenAI's sizes
-    config.json    Hugging Face
-    ckpt.pt        nanoGPT
+checkpoints/places.py finds a model, checkpoints/formats.py recognizes its format, and a module for each format reads
+it.
 """
 
-import difflib
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import download, files, formats
+from checkpoints import formats, places
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named, reason
+from checkpoints.places import Places, search_places
 from checkpoints.tokenizer import Loaded, SpecialTokens
 from encoder import Encoder
 from engine.products import with_fast_products
 
 __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hparams_and_params"]
-
-MODELS_DIR = "models"
-MAX_LISTED = 20  # folders named in a message
-HUGGING_FACE_ID = r"[\w.-]+/[\w.-]*\w"  # OWNER/NAME
 
 
 @dataclass(frozen=True)
@@ -59,18 +51,28 @@ class Model:
         return self.hparams["n_vocab"]
 
 
-def load(model_size: str | os.PathLike, models_dir: str | os.PathLike = MODELS_DIR, fast: bool = False) -> Model:
+def load(
+    model_size: str | os.PathLike,
+    models_dir: str | os.PathLike | None = None,
+    fast: bool = False,
+    offline: bool = False,
+) -> Model:
     """Return a Model; arguments, errors and weights are those of load_encoder_hparams_and_params.
 
-    fast: wrap the weights as operands that compute the same faster (engine/products.py).
+    fast: wrap the weights as operands that compute the same faster (engine/products.py). offline: download nothing.
     """
-    folder = find_model(model_size, models_dir)
-    encoder, hparams, params, special = load_folder(folder, models_dir)
-    return Model(folder.name, encoder, hparams, with_fast_products(params) if fast else params, special)
+    where = search_places(models_dir, offline)
+    return load_found(places.find_model(model_size, where), where, fast)
+
+
+def load_found(path: Path, where: Places, fast: bool = False) -> Model:
+    """Return the model in a folder or a file that find_model found in these places."""
+    encoder, hparams, params, special = load_path(path, where)
+    return Model(path.name, encoder, hparams, with_fast_products(params) if fast else params, special)
 
 
 def load_encoder_hparams_and_params(
-    model_size: str | os.PathLike, models_dir: str | os.PathLike
+    model_size: str | os.PathLike, models_dir: str | os.PathLike | None = None
 ) -> tuple[Encoder, dict[str, Any], dict[str, Any]]:
     """Return the encoder, the hyper-parameters and the weights of a model; download and convert it if necessary.
 
@@ -88,79 +90,28 @@ def load_encoder_hparams_and_params(
     Raise ValueError if there is no such model, CheckpointError if its files are missing, damaged or inconsistent, or
     cannot be downloaded.
     """
-    loaded = load_folder(find_model(model_size, models_dir), models_dir)
+    where = search_places(models_dir)
+    loaded = load_path(places.find_model(model_size, where), where)
     return loaded.encoder, loaded.hparams, loaded.params
 
 
-def load_folder(folder: Path, models_dir: str | os.PathLike) -> Loaded:
-    """Return the parts of the model in `folder`, in any of the formats."""
-    try:
-        found = formats.recognize(folder)
-        load_from = found.load if found else formats.load_openai  # which downloads it or reports the missing files
-        return load_from(folder, models_dir)
-    except OSError as error:
-        place = error.filename or folder
-        problem = f"cannot read {named(place)}, a file of the model {abbreviated(folder.name)}: {reason(error)}"
-        raise CheckpointError(f"{problem}; correct its permissions or copy the model again") from error
+def find_model(
+    model_size: str | os.PathLike, models_dir: str | os.PathLike | None = None, offline: bool = False
+) -> Path:
+    """Return the folder or the file of a model, as places.find_model does.
 
-
-# ---- find ------------------------------------------------------------------------------------------------------
-
-
-def find_model(model_size: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
-    """Return the folder of a model. It need not exist yet if it can be downloaded. No file is read.
-
-    model_size: the name of a folder in models_dir; one of OpenAI's sizes, 124M, 355M, 774M or 1558M, or an alias of
-    one (download.ALIASES); or a path. ~ and $VARIABLES are expanded in both arguments.
-    Raise ValueError if there is no such model.
+    models_dir: see places.py, which says where models are looked for; None is the default.
     """
-    name = files.expand(model_size).rstrip(os.sep)  # a shell completes tiny to tiny/
-    models_dir = Path(files.expand(models_dir))
-    if os.path.exists(models_dir) and not os.path.isdir(models_dir):
-        raise ValueError(f"models_dir is '{named(models_dir)}', a file; it must be a folder that holds models")
-    folders = folders_in(models_dir)
-    if name in folders:
-        return models_dir / name
-    if name in (*download.OFFICIAL, *download.ALIASES):
-        return models_dir / download.ALIASES.get(name, name)
-    if os.path.isdir(name):
-        return Path(name)
-    raise ValueError(no_such_model(str(model_size), name, models_dir, folders))
+    return places.find_model(model_size, search_places(models_dir, offline))
 
 
-def folders_in(models_dir: Path) -> list[str]:
-    """Return the sorted names of the folders in models_dir, [] if it is missing or unreadable."""
+def load_path(path: Path, where: Places) -> Loaded:
+    """Return the parts of the model in a folder or a file, in any of the formats."""
     try:
-        # os.path.isdir returns False where Path.is_dir raises: for a link to a folder that is unreadable.
-        return sorted(path.name for path in models_dir.iterdir() if os.path.isdir(path))
-    except OSError:
-        return []
-
-
-def no_such_model(model_size: str, name: str, models_dir: Path, folders: list[str]) -> str:
-    """Return a message that lists the valid names and suggests the nearest one."""
-    sizes = [*download.OFFICIAL, *download.ALIASES]
-    message = (
-        f"there is no model '{abbreviated(model_size)}': it must be a size ({', '.join(sizes)}), "
-        f"a folder in {named(models_dir)} ({listed(folders)}) or a path"
-    )
-    if nearest := difflib.get_close_matches(name, [*folders, *sizes], n=1):
-        message += f"; did you mean {abbreviated(nearest[0])}?"
-    if re.fullmatch(HUGGING_FACE_ID, name):
-        message += hugging_face_manual_steps(models_dir / name.rpartition("/")[2])
-    return message
-
-
-def listed(folders: list[str]) -> str:
-    """Return the names of folders for a message, at most MAX_LISTED of them."""
-    names = [abbreviated(name) for name in folders[:MAX_LISTED]]
-    if len(folders) > MAX_LISTED:
-        names.append(f"and {len(folders) - MAX_LISTED:,} more")
-    return ", ".join(names) or "none found"
-
-
-def hugging_face_manual_steps(folder: Path) -> str:
-    return (
-        "; for a model of that name at Hugging Face, put its config.json, model.safetensors, vocab.json and merges.txt "
-        f"(or tokenizer.json) into {named(folder)} and run again with --model_size {abbreviated(folder.name)}"
-    )
+        found = formats.recognize(path)
+        format_ = found or formats.OPENAI  # which downloads it or reports the missing files
+        return format_.load(path, where)
+    except OSError as error:
+        place = error.filename or path
+        problem = f"cannot read {named(place)}, a file of the model {abbreviated(path.name)}: {reason(error)}"
+        raise CheckpointError(f"{problem}; correct its permissions or copy the model again") from error

@@ -78,6 +78,7 @@ def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: Fil
             "folder holds config.json, a nanoGPT folder ckpt.pt; copy the missing files there (see docs/models.md)"
         )
     n_received = 0
+    announce(folder, missing, official)
     try:
         with created(folder), files.locked(folder), emptied_on_failure(folder):
             for name in missing:
@@ -90,6 +91,14 @@ def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: Fil
             "choose another --models_dir"
         ) from error
     return n_received
+
+
+def announce(folder, names, official):
+    """Say where a download goes and how large it is, before it starts."""
+    sizes = [official[name][0] for name in names]
+    n_bytes = sum(size or 0 for size in sizes)
+    at_least = "at least " if None in sizes else ""
+    log.info(f"downloading {', '.join(names)} of {folder.name}, {at_least}{n_bytes / 1e6:,.1f} MB, to {named(folder)}")
 
 
 def is_complete(path, official):

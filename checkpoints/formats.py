@@ -1,23 +1,46 @@
 """The formats of models: how a folder or a file is recognized, and which module reads it."""
 
+import importlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from checkpoints import files
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from checkpoints.tokenizer import Loaded
 
 LLM_C_MAGIC = (20240326).to_bytes(4, "little")
 
 
 class Format(NamedTuple):
-    """A format of models."""
+    """A format of models. Its module is imported when it is used, so that other formats start faster."""
 
     name: str
     recognizes: Callable[[Path], bool]  # the path of a model
-    load: Callable[[Path, Path], Loaded]  # the path of a model and the folder of all models
+    module: str  # of checkpoints/
+    is_model: Callable[[Path], bool] | None = None  # in a format of one file: whether a file is one
+
+    def load(self, path: Path, places: Places) -> Loaded:
+        """Return the parts of a model. places: where further files are looked for."""
+        return self.reader.load(self.file_of(path), places)
+
+    def read_sizes(self, path: Path) -> dict[str, Any]:
+        """Return the hyper-parameters of a model."""
+        return self.reader.read_sizes(self.file_of(path))
+
+    def state(self, path: Path) -> str:
+        """Return whether a model is ready, to be converted or incomplete."""
+        return self.reader.state(self.file_of(path))
+
+    @property
+    def reader(self) -> ModuleType:
+        return importlib.import_module(f"checkpoints.{self.module}")
+
+    def file_of(self, path: Path) -> Path:
+        return model_file(path, self.is_model) if self.is_model else path
 
 
 def recognize(path: Path) -> Format | None:
@@ -34,45 +57,6 @@ def is_hugging_face(path: Path) -> bool:
     """Return whether a folder has config.json and weights; other formats may have a config.json beside their file."""
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return files.is_file(path / "config.json") and has(*names)(path)
-
-
-# ---- one reader per format, imported where it is used: other formats start faster ------------------------------
-
-
-def load_openai(path, models_dir):
-    from checkpoints import openai
-
-    return openai.load(path, models_dir)
-
-
-def load_hugging_face(path, models_dir):
-    from checkpoints import hugging_face
-
-    return hugging_face.load(path)
-
-
-def load_nanogpt(path, models_dir):
-    from checkpoints import nanogpt
-
-    return nanogpt.load(path, models_dir)
-
-
-def load_llm_c(path, models_dir):
-    from checkpoints import llm_c
-
-    return llm_c.load(model_file(path, is_llm_c), models_dir)
-
-
-def load_gguf(path, models_dir):
-    from checkpoints import gguf_file
-
-    return gguf_file.load(model_file(path, is_gguf))
-
-
-def load_torch(path, models_dir):
-    from checkpoints import torch_models
-
-    return torch_models.load(model_file(path, is_torch), models_dir)
 
 
 # ---- formats of a single file, which may be given itself or lie in a folder ------------------------------------
@@ -120,13 +104,16 @@ def model_file(path: Path, is_model: Callable[[Path], bool]) -> Path:
     return found[0]
 
 
+OPENAI = Format("OpenAI", has("hparams.json"), "openai")
+HUGGING_FACE = Format("Hugging Face", is_hugging_face, "hugging_face")
+
 # A path is read in the first format that recognizes it.
 FORMATS = (
-    Format("OpenAI", has("hparams.json"), load_openai),
-    Format("Hugging Face", is_hugging_face, load_hugging_face),
-    Format("nanoGPT", has("ckpt.pt"), load_nanogpt),
-    Format("llm.c", holds(is_llm_c, "*.bin"), load_llm_c),
-    Format("GGUF", holds(is_gguf, "*.gguf"), load_gguf),
-    Format("PyTorch", holds(is_torch, "*.pth", "*.pt"), load_torch),
-    Format("Hugging Face", has("config.json"), load_hugging_face),  # converted weights, or none yet
+    OPENAI,
+    HUGGING_FACE,
+    Format("nanoGPT", has("ckpt.pt"), "nanogpt"),
+    Format("llm.c", holds(is_llm_c, "*.bin"), "llm_c", is_llm_c),
+    Format("GGUF", holds(is_gguf, "*.gguf"), "gguf_file", is_gguf),
+    Format("PyTorch", holds(is_torch, "*.pth", "*.pt"), "torch_models", is_torch),
+    HUGGING_FACE._replace(recognizes=has("config.json")),  # converted weights, or none yet
 )

@@ -19,12 +19,14 @@ from checkpoints import files
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from checkpoints.state_dict import (
     Differences,
     StoredTensor,
     Tensors,
     as_checkpoint_errors,
     assemble,
+    converted_file,
     load_once,
     n_tokens,
     select,
@@ -80,12 +82,25 @@ class Info(NamedTuple):
     offset: int  # in the data
 
 
-def load(path: Path) -> Loaded:
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
+    settings, _, _ = read_head(map_bytes(path), path)
+    return sizes_in(settings, path)
+
+
+def state(path: Path) -> str:
+    """Return whether a model is ready or to be converted."""
+    _, infos, _ = read_head(map_bytes(path), path)
+    is_ready = is_mappable(infos) or files.is_file(converted_file(path))
+    return "ready" if is_ready else "to be converted"
+
+
+def load(path: Path, places: Places | None = None) -> Loaded:
     """Return the parts of the model in a file. Raise CheckpointError if it is damaged or no GPT-2."""
     with as_checkpoint_errors():
         content = map_bytes(path)
         settings, infos, data = read_head(content, path)
-        hparams = read_sizes(settings, path)
+        hparams = sizes_in(settings, path)
         encoder = read_vocabulary(settings, hparams["n_vocab"], path)
         special = read_special_tokens(settings, encoder, n_tokens(encoder, hparams))
         arrays = load_tensors(path, infos, content[data:], tensor_shapes(hparams))
@@ -193,7 +208,7 @@ def damage(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{named(path)} cannot be read as GGUF ({abbreviated(error)}): copy it again") from error
 
 
-def read_sizes(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def sizes_in(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the hyper-parameters. Raise CheckpointError if the model is no GPT-2."""
     architecture = settings.get("general.architecture")
     if architecture != "gpt2":
@@ -252,9 +267,14 @@ def load_tensors(path: Path, infos: Mapping[str, Info], data: np.ndarray, shapes
         matrices = {name: transposed(tensor) for name, tensor in stored.items() if is_matrix(name, tensor)}
         return select(stored | matrices, shapes, path, "its settings")
 
-    if all(info.kind == 0 and info.offset % 4 == 0 for info in infos.values()):
+    if is_mappable(infos):
         return {name: tensor.read() for name, tensor in read().items()}
-    return load_once(path.with_name(f"{path.name}.float32.safetensors"), path, shapes, read)
+    return load_once(converted_file(path), path, shapes, read)
+
+
+def is_mappable(infos: Mapping[str, Info]) -> bool:
+    """Return whether all tensors are float32 at addresses that NumPy can use."""
+    return all(info.kind == 0 and info.offset % 4 == 0 for info in infos.values())
 
 
 def as_gpt2(name: str) -> str:

@@ -15,6 +15,7 @@ from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from checkpoints.state_dict import (
     FLOAT32_NAME,
     SIZES,
@@ -58,7 +59,7 @@ class Architecture(NamedTuple):
     as_gpt2: Callable[[Tensors, dict[str, Any]], Tensors] | None  # tensors, sizes -> tensors with the names of GPT-2
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path, places: Places | None = None) -> Loaded:
     """Return the parts of the model in a folder.
 
     Raise CheckpointError if files are missing, damaged or inconsistent, or the model is of another kind.
@@ -72,6 +73,24 @@ def load(folder: Path) -> Loaded:
         special = read_special_tokens(folder, encoder, n_tokens(encoder, hparams))
         arrays = load_tensors(folder, hparams, differences, architecture.as_gpt2)
     return assemble(encoder, hparams, arrays, differences, special)
+
+
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
+    path = folder / "config.json"
+    config = files.read_json_object(path)
+    hparams, _ = find_architecture(config, path).read_config(config, path)
+    return hparams
+
+
+def state(folder: Path) -> str:
+    """Return whether a model is ready, to be converted or incomplete, without reading its weights."""
+    sources = weight_files(folder)
+    if len(sources) == 1 and sources[0].suffix == ".safetensors":
+        found, _ = mapped.read_header(sources[0])
+        if all(dtype == "F32" for dtype, _ in found.values()):
+            return "ready"
+    return "ready" if files.is_file(folder / FLOAT32_NAME) else "to be converted"
 
 
 def read_vocabulary(folder: Path, n_rows: int) -> Encoder:

@@ -15,7 +15,16 @@ from checkpoints import files
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import named
-from checkpoints.state_dict import Differences, StoredTensor, Tensors, assemble, load_once, n_tokens
+from checkpoints.places import Places
+from checkpoints.state_dict import (
+    Differences,
+    StoredTensor,
+    Tensors,
+    assemble,
+    converted_file,
+    load_once,
+    n_tokens,
+)
 from checkpoints.tensors import check_hparams, tensor_shapes
 from checkpoints.tokenizer import Loaded, default_tokens
 from checkpoints.vocabulary import find_gpt2_vocabulary
@@ -34,15 +43,27 @@ KINDS = (  # of weights, in the order of the file
 )  # fmt: skip
 
 
-def load(path: Path, models_dir: str | os.PathLike) -> Loaded:
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
+    header = read_header(path)
+    return {name: header[name] for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")}
+
+
+def state(path: Path) -> str:
+    """Return whether a model is ready or to be converted."""
+    is_ready = number_type(path, read_header(path)) == "<f4" or files.is_file(converted_file(path))
+    return "ready" if is_ready else "to be converted"
+
+
+def load(path: Path, places: Places) -> Loaded:
     """Return the parts of a model. Raise CheckpointError if the file is damaged or there is no vocabulary."""
     header = read_header(path)
-    hparams = {name: header[name] for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")}
+    hparams = read_sizes(path)
     tokenizer = path.with_name(TOKENIZER_NAME)
     if files.is_file(tokenizer):
         encoder = read_tokenizer(tokenizer, header["n_vocab"])
     else:
-        encoder = find_gpt2_vocabulary(path.parent, models_dir, header["n_vocab"])
+        encoder = find_gpt2_vocabulary(path.parent, places, header["n_vocab"])
     arrays = load_tensors(path, header, hparams)
     special = default_tokens(encoder, n_tokens(encoder, hparams))
     return assemble(encoder, hparams, arrays, Differences(), special)
@@ -71,8 +92,7 @@ def load_tensors(path: Path, header: dict[str, int], hparams: dict[str, Any]) ->
     tensors = stored_tensors(path, header, hparams, kind)
     if kind == "<f4":
         return {name: tensors[name].read() for name in shapes}
-    converted = path.with_name(f"{path.name}.float32.safetensors")
-    return load_once(converted, path, shapes, lambda: {name: tensors[name] for name in shapes})
+    return load_once(converted_file(path), path, shapes, lambda: {name: tensors[name] for name in shapes})
 
 
 def number_type(path: Path, header: dict[str, int]) -> str:

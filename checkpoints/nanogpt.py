@@ -8,7 +8,6 @@ since then; `activation` in a config.json beside the checkpoint tells which, the
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import named
 from checkpoints.pickles import LARGEST_PICKLE, load_pickle
+from checkpoints.places import Places
 from checkpoints.state_dict import (
     FLOAT32_NAME,
     SIZES,
@@ -52,23 +52,36 @@ LONGEST_NAME = 200  # characters of a dataset's name
 MATRIX = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 
 
-def load(folder: Path, models_dir: str | os.PathLike) -> Loaded:
+def load(folder: Path, places: Places) -> Loaded:
     """Return the parts of the model in a folder.
 
-    models_dir: where GPT-2's vocabulary is looked for if the folder has none.
+    places: where GPT-2's vocabulary is looked for if the folder has none.
     Raise CheckpointError if files are missing, damaged or inconsistent.
     """
     path = folder / "ckpt.pt"
     with as_checkpoint_errors(), TorchFile(path) as file:
         weights, arguments, config = read_checkpoint(file)
         hparams = read_arguments(path, arguments)
-        encoder = read_vocabulary(folder, config.get("dataset"), hparams["n_vocab"], models_dir)
+        encoder = read_vocabulary(folder, config.get("dataset"), hparams["n_vocab"], places)
         check_size(encoder, hparams["n_vocab"], path)
         has_biases = arguments.get("bias", True) is not False
         arrays = load_tensors(file, weights, tensor_shapes(hparams), has_biases)
         differences = Differences(activation=read_variant(folder))
     special = default_tokens(encoder, n_tokens(encoder, hparams))
     return assemble(encoder, hparams, arrays, differences, special)
+
+
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
+    path = folder / "ckpt.pt"
+    with as_checkpoint_errors(), TorchFile(path) as file:
+        _, arguments, _ = read_checkpoint(file)
+        return read_arguments(path, arguments)
+
+
+def state(folder: Path) -> str:
+    """Return whether a model is ready or to be converted."""
+    return "ready" if files.is_file(folder / FLOAT32_NAME) else "to be converted"
 
 
 def check_size(encoder: Encoder, n_vocab: int, path: Path) -> None:
@@ -151,11 +164,11 @@ def zero_biases(shapes: Shapes) -> Tensors:
 # ---- vocabulary ------------------------------------------------------------------------------------------------
 
 
-def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | os.PathLike) -> Encoder:
+def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, places: Places) -> Encoder:
     """Return the characters in meta.pkl, or GPT-2's vocabulary if there is no meta.pkl.
 
     nanoGPT keeps meta.pkl beside the training text, in data/<dataset> beside the checkpoint's folder, and takes GPT-2's
-    vocabulary from a library. Here it is read from the folder or from one of OpenAI's models in models_dir.
+    vocabulary from a library. Here it is read from the folder or from one of OpenAI's models.
     """
     if not isinstance(dataset, str) or Path(dataset).name != dataset or len(dataset) > LONGEST_NAME:
         dataset = "NAME"
@@ -163,7 +176,7 @@ def read_vocabulary(folder: Path, dataset: Any, n_vocab: int, models_dir: str | 
         if files.is_file(place / "meta.pkl"):
             return read_characters(place / "meta.pkl")
     try:
-        return find_gpt2_vocabulary(folder, models_dir, n_vocab)
+        return find_gpt2_vocabulary(folder, places, n_vocab)
     except CheckpointError as error:
         if n_vocab >= GPT2_N_VOCAB or has_vocabulary(folder):
             raise

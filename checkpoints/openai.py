@@ -19,6 +19,7 @@ from checkpoints.download import INDEX, TEXT_FILES, WEIGHT_FILES, FileTable
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from checkpoints.tensor_index import Entry, Index
 from checkpoints.tensors import (
     Shapes,
@@ -39,12 +40,12 @@ GPT2_TENSOR = re.compile(r"wte|wpe|ln_f/[gb]|h\d+/(ln_[12]/[gb]|(attn|mlp)/c_\w+
 LARGEST_NOTE = 2**20  # bytes of the file `checkpoint`, which lists the names of checkpoints
 
 
-def load(folder: Path, models_dir: str | os.PathLike) -> Loaded:
+def load(folder: Path, places: Places) -> Loaded:
     """Return the parts of the model in a folder; download and convert its files if necessary.
 
     Raise CheckpointError if files are missing, damaged or inconsistent, or cannot be downloaded.
     """
-    official = official_files(folder, models_dir)
+    official = official_files(folder, places)
     download.ensure_files(folder, TEXT_FILES, official)
     hparams = read_hparams(folder)
     encoder = read_encoder(folder, hparams["n_vocab"])
@@ -53,14 +54,22 @@ def load(folder: Path, models_dir: str | os.PathLike) -> Loaded:
     return Loaded(encoder, hparams, nest(tensors, hparams["n_layer"]), special)
 
 
-def official_files(folder: Path, models_dir: str | os.PathLike) -> FileTable:
+def official_files(folder: Path, places: Places) -> FileTable:
     """Return the table of official files for a folder that may be downloaded to, {} for any other folder.
 
-    Such a folder is models_dir/SIZE with one of the four sizes, unless its file `checkpoint` names other weights.
+    Such a folder has the name of one of the four sizes, unless its file `checkpoint` names other weights.
+    Raise CheckpointError if files are missing and nothing may be downloaded.
     """
-    if folder.parent == Path(files.expand(models_dir)) and checkpoint_index(folder).name == INDEX:
-        return download.OFFICIAL.get(folder.name, {})
-    return {}
+    if folder.parent not in places.folders or checkpoint_index(folder).name != INDEX:
+        return {}
+    official = download.OFFICIAL.get(folder.name, {})
+    missing = [name for name in official if not files.is_file(folder / name)]
+    if official and places.offline and missing and not files.is_file(folder / CONVERTED_NAME):
+        raise CheckpointError(
+            f"the model {folder.name} is not complete on this machine: {named(folder)} lacks {', '.join(missing)}, and "
+            "--offline forbids a download; run once without it, or use the bundled model, --model_size tiny"
+        )
+    return official
 
 
 def checkpoint_index(folder: Path) -> Path:
@@ -72,7 +81,31 @@ def checkpoint_index(folder: Path) -> Path:
     return folder / f"{prefix}.index"
 
 
+def state(folder: Path) -> str:
+    """Return whether a model is ready, to be converted or incomplete, without reading its weights."""
+    index = checkpoint_index(folder)
+    if files.is_file(folder / CONVERTED_NAME):
+        return "ready"
+    if not files.is_file(index):
+        return "to be converted" if files.is_file(index.with_suffix("")) else f"incomplete: lacks {index.name}"
+    found = tensor_index.read_index(files.read_bytes(index))
+    try:
+        entries = select_entries(found, tensor_shapes(read_hparams(folder)), index.with_suffix(""))
+        map_data(index.with_suffix(""), found.n_shards, entries)
+    except tensor_index.Unsupported:
+        return "to be converted"
+    except CheckpointError as error:
+        return f"incomplete: {error}"
+    missing = [name for name in TEXT_FILES if not files.is_file(folder / name)]
+    return f"incomplete: lacks {', '.join(missing)}" if missing else "ready"
+
+
 # ---- hyper-parameters and vocabulary ---------------------------------------------------------------------------
+
+
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
+    return read_hparams(folder)
 
 
 def read_hparams(folder: Path) -> dict[str, Any]:

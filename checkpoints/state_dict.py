@@ -226,6 +226,11 @@ def map_converted(converted: Path, source: str | None, shapes: Shapes, fits: str
     return mapped.map_tensors(converted, with_head(shapes) if "lm_head.weight" in found else shapes, fits)
 
 
+def converted_file(file: Path) -> Path:
+    """Return the path of the conversion of a model that is one file."""
+    return file.with_name(f"{file.name}.float32.safetensors")
+
+
 def load_once(
     converted: Path, file: Path, shapes: Shapes, read: Callable[[], Tensors], differences: Differences | None = None
 ) -> Arrays:

@@ -8,7 +8,6 @@ in a config.json beside it, otherwise n_embd / 64, as in every size of the book 
 the folder, or GPT-2's own. The weights are converted to float32 once.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from checkpoints import files
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from checkpoints.state_dict import (
     Differences,
     StoredTensor,
@@ -24,6 +24,7 @@ from checkpoints.state_dict import (
     as_checkpoint_errors,
     assemble,
     collect,
+    converted_file,
     joined,
     load_once,
     n_tokens,
@@ -55,20 +56,39 @@ BUFFER = re.compile(r"trf_blocks\.\d+\.att\.(mask|cache_[kv])")  # causal masks 
 MATRIX = re.compile(r"h\.\d+\.(attn|mlp)\.c_\w+\.weight")
 
 
-def load(path: Path, models_dir: str | os.PathLike) -> Loaded:
-    """Return the parts of the model in a file. Raise CheckpointError if it is damaged or of another kind."""
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Return the hyper-parameters."""
     with as_checkpoint_errors(), TorchFile(path) as file:
-        tensors = as_gpt2(collect(named_tensors(file, state_dict(file.content)), path), path)
-        config = path.with_name("config.json")
-        settings = files.read_json_object(config) if files.is_file(config) else {}
-        hparams = read_sizes(tensors, settings, path)
+        return sizes_in(read_tensors(file), read_settings(path), path)
+
+
+def state(path: Path) -> str:
+    """Return whether a model is ready or to be converted."""
+    return "ready" if files.is_file(converted_file(path)) else "to be converted"
+
+
+def read_tensors(file: TorchFile) -> Tensors:
+    """Return the tensors in an open file, under the names of GPT-2."""
+    return as_gpt2(collect(named_tensors(file, state_dict(file.content)), file.path), file.path)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the content of config.json beside a file, {} if there is none."""
+    config = path.with_name("config.json")
+    return files.read_json_object(config) if files.is_file(config) else {}
+
+
+def load(path: Path, places: Places) -> Loaded:
+    """Return the parts of the model in a file. Raise CheckpointError if it is damaged or of another kind."""
+    settings = read_settings(path)
+    config = path.with_name("config.json")
+    with as_checkpoint_errors(), TorchFile(path) as file:
+        tensors = read_tensors(file)
+        hparams = sizes_in(tensors, settings, path)
         shapes = tensor_shapes(hparams)
-        converted = path.with_name(f"{path.name}.float32.safetensors")
-        arrays = load_once(
-            converted, path, shapes, lambda: select(tensors, shapes, path, "the shapes of its embeddings")
-        )
+        arrays = load_once(converted_file(path), path, shapes, lambda: select(tensors, shapes, path, "its embeddings"))
         differences = Differences(activation=read_activation(settings, config, "activation", "gelu_new"))
-    encoder = find_gpt2_vocabulary(path.parent, models_dir, hparams["n_vocab"])
+    encoder = find_gpt2_vocabulary(path.parent, places, hparams["n_vocab"])
     special = default_tokens(encoder, n_tokens(encoder, hparams))
     return assemble(encoder, hparams, arrays, differences, special)
 
@@ -129,7 +149,7 @@ def joined_projections(layer: int, leaf: str, parts: dict[str, StoredTensor]) ->
 # ---- sizes -----------------------------------------------------------------------------------------------------
 
 
-def read_sizes(tensors: Tensors, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+def sizes_in(tensors: Tensors, settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the hyper-parameters that the shapes of the tensors and config.json give."""
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d{1,4}\.", name)}
     n_vocab, n_embd = size_of(tensors, "wte.weight")

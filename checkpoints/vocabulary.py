@@ -20,6 +20,7 @@ from typing import Any
 from checkpoints import download, files
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named
+from checkpoints.places import Places
 from encoder import PIECES, AddedToken, Encoder
 
 LARGEST_FILE = 2**25  # bytes of a vocabulary or merges file; GPT-2's have one million
@@ -60,19 +61,19 @@ def get_encoder(folder: str | os.PathLike, n_rows: int | None = None) -> Encoder
     return read_byte_level(vocabulary, merges, settings, n_rows)
 
 
-def find_gpt2_vocabulary(folder: Path, models_dir: str | os.PathLike, n_vocab: int) -> Encoder:
+def find_gpt2_vocabulary(folder: Path, places: Places, n_vocab: int) -> Encoder:
     """Return the encoder of a model whose format has no vocabulary: that in its folder, or that of GPT-2.
 
-    models_dir: where one of OpenAI's models is looked for. Raise CheckpointError if there is none.
+    places: where one of OpenAI's models is looked for. Raise CheckpointError if there is none.
     """
-    for place in (folder, *(Path(files.expand(models_dir), size) for size in download.OFFICIAL)):
+    for place in (folder, *(path for size in download.OFFICIAL for path in places.official(size))):
         with contextlib.suppress(FileNotFoundError):
             encoder = get_encoder(place)
             if encoder.n_vocab <= n_vocab:
                 return encoder
     raise CheckpointError(
         f"{named(folder)} lacks GPT-2's vocabulary, encoder.json and vocab.bpe: copy them there from the folder of any "
-        f"of OpenAI's models, or download one to {named(models_dir)} with --model_size 124M"
+        f"of OpenAI's models, or download one with --model_size 124M"
     )
 
 

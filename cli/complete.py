@@ -2,15 +2,19 @@
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 import sampling
 import utils
-from cli import output
+from checkpoints import formats
+from checkpoints.files import CheckpointError
+from cli import models, output
 from cli.arguments import check_known
 from cli.checks import shown
 from cli.command import quiet
@@ -26,6 +30,8 @@ from utils import Model
 
 log = logging.getLogger("picogpt")
 LONG_PROMPT = 2**16  # characters; a shorter prompt is encoded without a look at its length
+LONGEST_NAME = 255  # of a file
+COMMANDS = ("help", "version", "list")  # words after which a newcomer expects no text
 
 # ---- a prompt and its completions ------------------------------------------------------------------------------
 
@@ -40,13 +46,17 @@ def complete(
     """
     check_words(prompt, words)
     output.check_stdout()
+    if options.values.get("list"):
+        output.write(models.listing(utils.search_places(options.models_dir), options.json))
+        return
     with quiet(options.quiet):
-        utils.find_model(options.model_size, options.models_dir)  # an unknown model is an error before a pipe is read
+        check_for_command(prompt, options)
+        path = find_model(options)  # an unknown model is an error before a pipe is read
         prompt = read_prompt(prompt)
         seed = draw_seed() if options.seed is None else options.seed
         is_engine = generate is generate_samples  # the reference loops compute with plain arrays
         with run_time_failures():
-            model = utils.load(options.model_size, options.models_dir, fast=is_engine)
+            model = load_model(path, options, fast=is_engine)
 
         def answer(text, index=0):
             complete_prompt(text, model, options, new_sampler, generate, seed, index)
@@ -55,6 +65,43 @@ def complete(
             prompt_loop(answer)
         else:
             answer(prompt)
+
+
+def check_for_command(prompt: str | None, options: Options) -> None:
+    """Raise ValueError for a prompt that looks like a command, if a model would be downloaded to continue it."""
+    word = (prompt or "").strip().lstrip("-").lower()
+    if word in COMMANDS and not is_present(options):
+        raise ValueError(
+            f"the prompt is {shown(prompt)}, and continuing it would download the model {options.model_size}: did you "
+            f"mean --{word}? To continue this word, run again with --model_size tiny"
+        )
+    if prompt and len(prompt) < LONGEST_NAME and os.path.isfile(prompt):
+        log.info(f"There is a file {shown(prompt)}; to continue its text, write FILE:{shown(prompt)}.")
+
+
+def is_present(options: Options) -> bool:
+    """Return whether the model is on this machine."""
+    try:
+        path = utils.find_model(options.model_size, options.models_dir, offline=True)
+    except (ValueError, CheckpointError):
+        return False
+    return formats.recognize(path) is not None
+
+
+def find_model(options: Options) -> Path:
+    """Return the folder or the file of the model. Raise ValueError if there is none."""
+    try:
+        return utils.find_model(options.model_size, options.models_dir, options.offline)
+    except ValueError as error:
+        variable = FLAGS["model_size"].variable
+        if "model_size" in options.given or not os.environ.get(variable):
+            raise
+        raise ValueError(f"{variable} is set: {error}") from error
+
+
+def load_model(path: Path, options: Options, fast: bool = True) -> Model:
+    """Return the model that find_model found."""
+    return utils.load_found(path, utils.search_places(options.models_dir, options.offline), fast)
 
 
 def complete_with_reference(generate: Callable, prompt: str | None, words: tuple, asked: dict) -> None:

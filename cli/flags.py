@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import sampling
-import utils
 from cli.checks import Check, biases, ids, one_of, path, several, strings, switch, unchecked, whole
 
 
@@ -19,7 +18,7 @@ class Flag:
     default: the value if the flag is not given. check: (name, value) -> value, or ValueError. group: its section in
     --help. help: one sentence for --help. metavar: the name of its value in --help, "" for a switch. aliases: its
     names in other programs. is_value: Fire evaluates the value (a number, a list); otherwise it is a string.
-    per_row: a row of a batch run may set it.
+    per_row: a row of a batch run may set it. variable: the environment variable that replaces the default.
     """
 
     default: object
@@ -30,6 +29,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     is_value: bool = False
     per_row: bool = False
+    variable: str = ""
 
 
 MAX_SAMPLES = 10_000  # of one prompt
@@ -58,18 +58,22 @@ FLAGS = {
         "124M",
         path,
         "text",
-        "124M, 355M, 774M or 1558M, which are downloaded once; tiny, which is bundled; or the name or path of a folder "
-        "with a model in the format of OpenAI, Hugging Face or nanoGPT",
+        "124M, 355M, 774M or 1558M, which are downloaded once; tiny, which is bundled; the name or path of another "
+        "model; or OWNER/NAME at Hugging Face. PICOGPT_MODEL sets another default",
         "NAME",
         aliases=("m", "model", "model_name", "init_from", "out_dir"),
+        variable="PICOGPT_MODEL",
     ),
     "models_dir": Flag(
-        utils.MODELS_DIR,
+        None,
         path,
         "text",
-        "look for the folders of models in FOLDER, and download them there",
+        "look for models in FOLDER, and download them there; by default in PICOGPT_MODELS_DIR or else in models beside "
+        "gpt2.py",
         "FOLDER",
     ),
+    "list": Flag(False, switch, "text", "print the models on this machine and those that can be downloaded, and exit"),
+    "offline": Flag(False, switch, "text", "download nothing"),
     "num_samples": Flag(
         1,
         whole(1, MAX_SAMPLES),
@@ -262,7 +266,7 @@ def without(table: Mapping[str, Flag], *names: str) -> dict[str, Flag]:
 MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
 N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
 
-PICO_FLAGS = without(FLAGS, "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
+PICO_FLAGS = without(FLAGS, "list", "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
 BATCH_FLAGS = {
     "output": Flag(None, path, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
     "overwrite": Flag(
@@ -283,12 +287,13 @@ BATCH_FLAGS = {
         "format of PROMPTS, if its name does not show it",
         "txt|jsonl|csv",
     ),
-    **without(FLAGS, "json", "stream"),
+    **without(FLAGS, "json", "stream", "list"),
 }
 VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
 EXPLORE_FLAGS = {
     "model_size": FLAGS["model_size"],
     "models_dir": FLAGS["models_dir"],
+    "offline": FLAGS["offline"],
     "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),
     "special": FLAGS["special"],
     "seed": FLAGS["seed"],

@@ -1,5 +1,6 @@
 """From flags to checked options: {"top_p": 0.9, ...} -> Options."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -53,8 +54,16 @@ def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Option
     for name in asked:
         check_known(name, table)
     given = sampling.without_none(asked)
-    values = {name: flag.check(name, given[name]) if name in given else flag.default for name, flag in table.items()}
+    values = {
+        name: flag.check(name, given[name]) if name in given else default_of(name, flag) for name, flag in table.items()
+    }
     return Options(MappingProxyType(values), tuple(given))
+
+
+def default_of(name: str, flag: Flag) -> object:
+    """Return the default of a flag, or the value of its environment variable."""
+    value = os.environ.get(flag.variable) if flag.variable else None
+    return flag.check(flag.variable, value) if value else flag.default
 
 
 def check_together(options: Options) -> None:

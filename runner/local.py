@@ -13,11 +13,11 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-import utils
 from checkpoints import files
 from cli.command import DEBUG, Terminated, quiet
-from cli.complete import draw_seed, encode_prompt, new_completion
+from cli.complete import draw_seed, encode_prompt, find_model, load_model, new_completion
 from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
 from cli.help import Command
 from cli.messages import describe, run_time_failures
@@ -104,7 +104,7 @@ def check_prompts(prompts, words):
 def run_rows(prompts, options):
     """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
     format = find_format(prompts, options.format)
-    model_name = utils.find_model(options.model_size, options.models_dir).name
+    path = find_model(options)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_prompts(prompts))
         check_output(file, options.output)
@@ -112,10 +112,10 @@ def run_rows(prompts, options):
         seed = choose_seed(options, records)
         run = Run(records, progress_bar(prompts, format, records, options))
         with run.bar:
-            requests = unfinished(read_rows(file, format), options, seed, model_name, run)
+            requests = unfinished(read_rows(file, format), options, seed, path.name, run)
             first = next(requests, None)  # the finished rows before it have been checked by now
             if first:
-                decode_all(itertools.chain([first], requests), options, seed, run)
+                decode_all(itertools.chain([first], requests), path, options, seed, run)
         run.report()
 
 
@@ -306,9 +306,9 @@ def jobs(requests: Iterable[Request], model: Model, run: Run) -> Iterator[RowJob
             yield job
 
 
-def decode_all(requests: Iterable[Request], options: Options, seed: int, run: Run) -> None:
-    """Load the model and complete the requests."""
-    model = utils.load(options.model_size, options.models_dir, fast=True)
+def decode_all(requests: Iterable[Request], path: Path, options: Options, seed: int, run: Run) -> None:
+    """Load the model at `path` and complete the requests."""
+    model = load_model(path, options)
     n_slots, bytes_per_slot = default_batch_size(model.hparams)
     n_slots = options.batch_size or n_slots
     run.bar.clear()

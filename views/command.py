@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import sampling
-import utils
 from checkpoints import files
 from checkpoints.messages import named, reason
 from cli import output
 from cli.checks import shown
-from cli.complete import allows_special, draw_seed, encode_prompt
+from cli.complete import allows_special, draw_seed, encode_prompt, find_model, load_model
 from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS
 from cli.help import Command
 from cli.messages import run_time_failures
@@ -68,7 +67,7 @@ EXPLORE = Command(
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 
-MODEL = ("model_size", "models_dir", "toy", "special")
+MODEL = ("model_size", "models_dir", "offline", "toy", "special")
 SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "seed")
 VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
     "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),
@@ -278,12 +277,12 @@ def explore(view: str, prompt: str | None, words: tuple, options: Options) -> No
     if options.output is None:
         output.check_stdout()
     if not options.toy:
-        utils.find_model(options.model_size, options.models_dir)
+        path = find_model(options)
     has_default = options.toy and view != "score"
     prompt = TOY_PROMPT if prompt is None and has_default else read_prompt(prompt)
     seed = draw_seed() if options.seed is None else options.seed
     with run_time_failures():
-        model = toy_model() if options.toy else utils.load(options.model_size, options.models_dir, fast=True)
+        model = toy_model() if options.toy else load_model(path, options)
 
     def answer(text, index=0):
         show(view, model, text, options, seed)
