@@ -1,7 +1,7 @@
 # make run       install into .venv and continue a text with the bundled model; PROMPT= and ARGS= change both
 # make test      run the linter and the tests
 # make bench     compare the speed with transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick: minutes
-# make install   only install into .venv
+# make install   only install into .venv; make install-all adds TensorFlow and the packages of the tests
 # make clean     remove both environments
 # PYTHON=python3.12 selects another Python for .venv.
 PYTHON ?= python3
@@ -11,7 +11,7 @@ PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: run test bench install clean
+.PHONY: run test bench install install-all clean
 
 run: ARGS ?= --temperature 0.7
 run: .venv/installed
@@ -26,21 +26,27 @@ bench: .venv-bench/installed
 
 install: .venv/installed
 
+install-all: .venv/installed-dev
+
 clean:
 	rm -rf .venv .venv-bench
 
-.venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or \
-	  sys.exit("Python %d.%d is not supported: TensorFlow needs 3.10 to 3.13. Try: make run PYTHON=python3.12" % sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+.venv/installed: requirements-run.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or \
+	  sys.exit("Python %d.%d is too old: 3.10 or later is needed. Try: make run PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "Installing eight packages into .venv (about 110 MB): numpy, regex, fire, tqdm, requests, safetensors,"
+	@echo "google-crc32c, platformdirs"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-run.txt
+	@touch $@
+	@echo "Installed. Next time the command starts at once."
+
+.venv/installed-dev: requirements.txt requirements-dev.txt .venv/installed
+	@echo "Installing the packages of the tests into .venv (TensorFlow among them, about 1.6 GB)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
-
-.venv-bench/installed: benchmarks/requirements.txt requirements.txt
+.venv-bench/installed: benchmarks/requirements.txt requirements.txt requirements-run.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@

@@ -18,6 +18,9 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 compact NumPy form follows Jay Mody's picoGPT.
 """
 
+if __name__ == "__main__":
+    import cli.requirements  # noqa: F401, names packages that are missing
+
 from collections.abc import Iterator
 from functools import partial
 

@@ -3,6 +3,9 @@
 It is slow and short, and it is the reference that gpt2.py is tested against.
 """
 
+if __name__ == "__main__":
+    import cli.requirements  # noqa: F401
+
 from functools import partial
 from math import erf
 
@@ -21,11 +24,8 @@ def silu(x, beta=1.0):
     return x / (1 + np.exp(-beta * x))
 
 
-def relu(x):
-    return np.maximum(x, 0)
-
-
-ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "silu": silu, "quick_gelu": partial(silu, beta=1.702)}
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": lambda x: np.maximum(x, 0), "silu": silu}
+ACTIVATIONS["quick_gelu"] = partial(silu, beta=1.702)
 
 
 def softmax(x):

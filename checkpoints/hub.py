@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from checkpoints.files import CheckpointError
+from checkpoints.files import CheckpointError, read_json_object
 from checkpoints.messages import abbreviated, named, reason
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def manual_steps(name: HubName, places: "Places") -> str:
 
 def cached_snapshot(library: Any, name: HubName) -> Path | None:
     """Return the folder of a complete model in the package's cache, None if there is none."""
-    try:
-        folder = Path(library.snapshot_download(name.repo, revision=name.revision, local_files_only=True))
-    except (OSError, ValueError):  # the package's own errors are of these types
+    path = library.try_to_load_from_cache(name.repo, "config.json", revision=name.revision)
+    if not isinstance(path, str):  # None: not in the cache; an object: known to be missing
         return None
+    folder = Path(path).parent
     return folder if is_complete(folder) else None
 
 
@@ -114,12 +114,11 @@ def is_complete(folder: Path) -> bool:
     weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if weights is None or weights.suffix != ".json":
         return weights is not None
-    from checkpoints import hugging_face
-
     try:
-        return bool(hugging_face.shards(weights))
-    except CheckpointError:
+        shards = read_json_object(weights)["weight_map"].values()
+    except (CheckpointError, OSError, LookupError, AttributeError):
         return False
+    return all((folder / str(shard)).is_file() for shard in shards)
 
 
 # ---- download --------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def download(library: Any, name: HubName) -> Path:
             f"{sum(sizes[file] for file in wanted) / 1e6:,.1f} MB, to {named(library.constants.HF_HUB_CACHE)}"
         )
         with quiet_library(library):
-            folder = library.snapshot_download(name.repo, revision=info.sha, allow_patterns=wanted)
+            paths = [Path(library.hf_hub_download(name.repo, file, revision=info.sha)) for file in wanted]
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise refused(library, name, error) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
@@ -153,8 +152,9 @@ def download(library: Any, name: HubName) -> Path:
         if is_network_error(error):
             raise unreachable(library, name, error) from error
         raise
-    remember_branch(Path(folder), name)
-    return Path(folder)
+    folder = paths[0].parent
+    remember_branch(folder, name)
+    return folder
 
 
 def choose_files(sizes: dict[str, int], name: HubName) -> list[str]:
@@ -206,8 +206,9 @@ def unreachable(library: Any, name: HubName, error: Exception) -> Unreachable:
 
 def is_network_error(error: BaseException) -> bool:
     """Return whether an error is of the package's HTTP library, or of a connection."""
-    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return bool(modules & {"httpx", "httpcore", "requests", "urllib3"}) or isinstance(error, ConnectionError)
+    modules = [base.__module__ for base in type(error).__mro__]
+    is_of_library = any(name.startswith(("http", "requests", "urllib3")) for name in modules)
+    return is_of_library or isinstance(error, ConnectionError)
 
 
 class quiet_library:

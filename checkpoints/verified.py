@@ -36,7 +36,7 @@ def verify(
         return
     if not is_verified:
         compare(index, data, entries)
-    with contextlib.suppress(OSError), files.new_file(note) as file:  # a folder that is not writable
+    with contextlib.suppress(OSError), files.replacing(note) as file:  # a folder that is not writable
         file.write(json.dumps(facts).encode())
 
 

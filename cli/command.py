@@ -32,6 +32,8 @@ def run(main: Callable, command: object = "cli.help.GPT2") -> None:
 
     command: a cli.help.Command, or its dotted name, so that this function imports it.
     """
+    import cli.requirements  # noqa: F401, ends the process if a package is missing
+
     try:
         with raised_signals(), without_library_messages():
             code = exit_code(main, command)

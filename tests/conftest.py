@@ -13,8 +13,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow tiny models down on a busy machine
 os.environ["XDG_CACHE_HOME"] = "/nonexistent"  # models that the developer has downloaded play no part
-for variable in ("PICOGPT_MODEL", "PICOGPT_MODELS_DIR"):
-    os.environ.pop(variable, None)
+os.environ.pop("PICOGPT_MODEL", None)
+os.environ.pop("PICOGPT_MODELS_DIR", None)
 
 import numpy as np
 import pytest

@@ -243,8 +243,7 @@ def prepare(folder: str) -> None:
     }.items():
         Path(folder, f"prompts.{name}").write_text("\n".join(lines), encoding="utf-8")
     model = small_model()
-    find_model = utils.find_model
-    utils.load = lambda size, models_dir, fast=False: (find_model(size, models_dir), model)[1]
+    utils.load_found = lambda path, where, fast=False: model
     default = "tiny"
     for table in (flags.FLAGS, flags.PICO_FLAGS, flags.BATCH_FLAGS, flags.EXPLORE_FLAGS):
         table["model_size"] = dataclasses.replace(table["model_size"], default=default)

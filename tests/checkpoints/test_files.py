@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Terminal
-from model_folders import ROOT, load_weights
+from model_folders import ROOT, convert, load_weights
 
 from checkpoints import files
 from utils import CheckpointError
@@ -195,7 +195,10 @@ def test_a_fifo_or_a_link_to_itself_is_not_replaced(tmp_path):
 def test_a_link_in_place_of_a_converted_file_is_replaced_itself(tiny_checkpoint, tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tiny_checkpoint / "model.safetensors").symlink_to(tmp_path / "precious")
+    (tiny_checkpoint / "model.ckpt.verified").symlink_to(tmp_path / "precious")
     load_weights(tiny_checkpoint)
+    assert not (tiny_checkpoint / "model.ckpt.verified").is_symlink()
+    convert(tiny_checkpoint)
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert not (tiny_checkpoint / "model.safetensors").is_symlink()
 
@@ -219,7 +222,7 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
 
 
 def test_a_new_file_has_the_usual_permissions(tiny_checkpoint):
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     (tiny_checkpoint / "other").touch()
     assert (tiny_checkpoint / "model.safetensors").stat().st_mode == (tiny_checkpoint / "other").stat().st_mode
 
@@ -227,7 +230,7 @@ def test_a_new_file_has_the_usual_permissions(tiny_checkpoint):
 def test_a_new_file_deletes_the_part_of_a_killed_process(tiny_checkpoint):
     left = tiny_checkpoint / "model.safetensors.0123abcd.part"
     left.write_bytes(b"half")
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     assert not left.exists()
 
 
@@ -235,7 +238,7 @@ def test_a_new_file_gets_its_name_after_its_content_is_on_disk(tiny_checkpoint, 
     done = []
     monkeypatch.setattr(os, "fsync", lambda fd, fsync=os.fsync: (fsync(fd), done.append(os.fstat(fd).st_size)))
     monkeypatch.setattr(os, "replace", lambda a, b, replace=os.replace: (replace(a, b), done.append(Path(b).name)))
-    load_weights(tiny_checkpoint)
+    convert(tiny_checkpoint)
     assert done == [(tiny_checkpoint / "model.safetensors").stat().st_size, "model.safetensors"]
 
 

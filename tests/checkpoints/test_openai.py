@@ -363,7 +363,7 @@ def test_in_a_folder_that_is_not_writable_checksums_are_compared_in_every_run(ti
     def refuse(path):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files, "new_file", refuse)
+    monkeypatch.setattr(files, "replacing", refuse)
     for _ in range(2):
         assert_weights(load_weights(tiny_checkpoint))
     assert len(compared) == 2

@@ -76,8 +76,8 @@ def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(
     assert 0 < record["timings"]["first_token_seconds"] <= record["timings"]["seconds"]
 
 
-def test_batch_py_has_every_flag_of_gpt2_py_but_json_and_stream():
-    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == {"json", "stream"}
+def test_batch_py_has_every_flag_of_gpt2_py_but_json_stream_and_list():
+    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == {"json", "stream", "list"}
 
 
 def test_rows_end_at_a_stop_string_or_at_the_length_and_can_slide(done, tmp_path):
@@ -126,7 +126,7 @@ def test_a_row_whose_sampler_fails_gets_one_record_if_its_samples_wait_for_a_slo
     ],
 )
 def test_a_usage_error_prints_one_line_exits_with_2_and_loads_no_model(run, tmp_path, monkeypatch, args, message):
-    monkeypatch.setattr(local.utils, "load", None)
+    monkeypatch.setattr(local, "load_model", None)
     other = tmp_path / "other.jsonl"
     other.write_text('{"name": "my data"}\n', encoding="utf-8")
     notes = write_prompts(tmp_path / "notes.txt", ["my notes"])

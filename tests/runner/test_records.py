@@ -27,7 +27,7 @@ def test_a_finished_run_is_recognized_without_loading_the_model(run, files, monk
     prompts, out = files
     assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
     before = out.read_bytes()
-    monkeypatch.setattr(local.utils, "load", None)
+    monkeypatch.setattr(local, "load_model", None)
     assert run(prompts, "--output", out, "--temperature", "1", "-n", "5") == (0, "", "")
     assert out.read_bytes() == before
 
@@ -164,7 +164,7 @@ def test_an_option_that_differs_from_the_earlier_run_is_named_in_the_error(run, 
     run(prompts, "--output", out, *args)
     before = out.read_bytes()
     out.write_bytes(before[: before.index(b"\n") + 1])  # one row; the others are still to be done
-    monkeypatch.setattr(local.utils, "load", None)
+    monkeypatch.setattr(local, "load_model", None)
     kept = [word for i in (0, 2, 4) if args[i] != change[0] for word in args[i : i + 2]]
     code, _, err = run(prompts, "--output", out, *kept, *change)
     assert code == 2

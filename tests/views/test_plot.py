@@ -259,11 +259,11 @@ def test_a_removed_token_is_hatched_in_a_heat_map(pictured):
 
 def test_without_matplotlib_a_picture_fails_before_a_model_is_loaded_and_bars_appear_in_the_terminal(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    load = utils.load
-    monkeypatch.setattr(utils, "load", None)
+    load = utils.load_found
+    monkeypatch.setattr(utils, "load_found", None)
     code, out, err = run("x", "--output", "a.png")
     assert (code, out, err.count("\n")) == (1, "", 1) and "pip install matplotlib" in err
-    monkeypatch.setattr(utils, "load", load)
+    monkeypatch.setattr(utils, "load_found", load)
     code, out, err = run("Once upon a time", "--model_size", "tiny", "--top_k", "1,5")
     assert (code, err) == (0, "") and "█" in out
 

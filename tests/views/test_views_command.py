@@ -84,7 +84,7 @@ def seen(here):
     ],
 )
 def test_a_usage_error_prints_one_line_and_exits_with_2_before_a_model_is_loaded(run, monkeypatch, args, message):
-    monkeypatch.setattr(utils, "load", None)
+    monkeypatch.setattr(utils, "load_found", None)
     code, out, err = run(*args)
     assert message in err and len(err) < 500
     assert (code, out, err.count("\n")) == (2, "", 1)
