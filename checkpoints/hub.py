@@ -9,13 +9,10 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from checkpoints.files import CheckpointError, read_json_object
 from checkpoints.messages import abbreviated, named, reason
-
-if TYPE_CHECKING:
-    from checkpoints.places import Places
 
 log = logging.getLogger("picogpt")
 
@@ -48,16 +45,17 @@ def parse_name(text: str) -> HubName | None:
     return HubName(match["repo"], match["revision"])
 
 
-def find(name: HubName, places: "Places") -> Path:
+def find(name: HubName, models_dir: Path, offline: bool) -> Path:
     """Return the folder of a model: in the package's cache, or downloaded to it.
 
+    models_dir: where the user may put the model by hand, for a message. offline: download nothing.
     Raise ValueError if there is no such model or the package is missing, CheckpointError if the download fails.
     """
-    library = import_library(name, places)
+    library = import_library(name, models_dir)
     cached = cached_snapshot(library, name)
-    if cached and (places.offline or COMMIT.fullmatch(name.revision or "")):
+    if cached and (offline or COMMIT.fullmatch(name.revision or "")):
         return cached
-    if places.offline or library.constants.HF_HUB_OFFLINE:
+    if offline or library.constants.HF_HUB_OFFLINE:
         if cached:
             return cached
         raise CheckpointError(
@@ -77,7 +75,7 @@ class Unreachable(CheckpointError):
     """The server cannot be reached or does not answer as it should."""
 
 
-def import_library(name: HubName, places: "Places") -> Any:
+def import_library(name: HubName, models_dir: Path) -> Any:
     """Return the package. Raise ValueError with the manual steps if it is missing."""
     try:
         import huggingface_hub
@@ -85,12 +83,12 @@ def import_library(name: HubName, places: "Places") -> Any:
         import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError as error:
-        raise ValueError(manual_steps(name, places)) from error
+        raise ValueError(manual_steps(name, models_dir)) from error
     return huggingface_hub
 
 
-def manual_steps(name: HubName, places: "Places") -> str:
-    folder = places.first / name.repo.rpartition("/")[2]
+def manual_steps(name: HubName, models_dir: Path) -> str:
+    folder = models_dir / name.repo.rpartition("/")[2]
     return (
         f"there is no model '{name.repo}' here; to download it from Hugging Face, pip install huggingface_hub and run "
         "again, or put its config.json, model.safetensors and tokenizer.json (or vocab.json and merges.txt) into "

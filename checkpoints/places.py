@@ -100,7 +100,7 @@ def find_model(model_size: str | os.PathLike, places: Places) -> Path:
     from checkpoints import hub
 
     if found := hub.parse_name(name):
-        return hub.find(found, places)
+        return hub.find(found, places.first, places.offline)
     raise ValueError(no_such_model(str(model_size), name, places))
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from model_folders import assert_golden
@@ -14,7 +15,6 @@ from model_folders import assert_golden
 import utils
 from checkpoints import hub
 from checkpoints.files import CheckpointError
-from checkpoints.places import Places
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -96,7 +96,7 @@ def server(golden_folders, tmp_path, monkeypatch):
     contents = {path.name: path.read_bytes() for path in folder.iterdir()}
     contents |= {"README.md": b"text", "tf_model.h5": b"x", "onnx/model.onnx": b"x", "pytorch_model.bin": b"x"}
     server = Server(contents)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     use_endpoint(monkeypatch, server.url, tmp_path / "hub")
     yield server
     server.shutdown()
@@ -118,8 +118,8 @@ def use_endpoint(monkeypatch, url, cache):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def find(name=REPO, offline=False, places=None):
-    return hub.find(hub.parse_name(name), places or Places((), offline))
+def find(name=REPO, offline=False, models_dir=Path("models")):
+    return hub.find(hub.parse_name(name), models_dir, offline)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
@@ -239,7 +239,8 @@ def test_shards_are_requested_with_their_index(server, golden, golden_folders):
     assert_golden(find(), golden, "hf_sharded")
 
 
-def test_a_truncated_answer_leaves_no_file_under_its_final_name(server):
+def test_a_truncated_answer_leaves_no_file_under_its_final_name(server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the package's own retries
     server.sent["model.safetensors"] = server.contents["model.safetensors"][:500]
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
         find()
@@ -260,6 +261,6 @@ def test_without_the_package_the_error_gives_both_ways(monkeypatch, tmp_path):
     with pytest.raises(
         ValueError, match=r"pip install huggingface_hub and run again, or put its config\.json"
     ) as error:
-        find("distilgpt2", places=Places((tmp_path / "models",)))
+        find("distilgpt2", models_dir=tmp_path / "models")
     assert str(error.value).endswith("--model_size distilgpt2")
     assert str(tmp_path / "models" / "distilgpt2") in str(error.value)
