@@ -18,12 +18,14 @@ from checkpoints.messages import abbreviated, named
 from checkpoints.places import Places
 from checkpoints.state_dict import (
     FLOAT32_NAME,
+    IGNORED,
     SIZES,
     Differences,
     StoredTensor,
     Tensors,
     as_checkpoint_errors,
     assemble,
+    bare_name,
     collect,
     fingerprint,
     load_converted,
@@ -77,20 +79,26 @@ def load(folder: Path, places: Places | None = None) -> Loaded:
 
 def read_sizes(folder: Path) -> dict[str, Any]:
     """Return the hyper-parameters."""
-    path = folder / "config.json"
+    return read_config_of(folder / "config.json")[0]
+
+
+def read_config_of(path: Path) -> tuple[dict[str, Any], Differences]:
+    """Return the hyper-parameters in config.json and the differences from GPT-2."""
     config = files.read_json_object(path)
-    hparams, _ = find_architecture(config, path).read_config(config, path)
-    return hparams
+    return find_architecture(config, path).read_config(config, path)
 
 
 def state(folder: Path) -> str:
     """Return whether a model is ready, to be converted or incomplete, without reading its weights."""
+    path = folder / "config.json"
     sources = weight_files(folder)
-    if len(sources) == 1 and sources[0].suffix == ".safetensors":
+    _, differences = read_config_of(path)
+    is_ready = files.is_file(folder / FLOAT32_NAME)
+    if len(sources) == 1 and sources[0].suffix == ".safetensors" and not differences.query_scales:
         found, _ = mapped.read_header(sources[0])
-        if all(dtype == "F32" for dtype, _ in found.values()):
-            return "ready"
-    return "ready" if files.is_file(folder / FLOAT32_NAME) else "to be converted"
+        types = {dtype for name, (dtype, _) in found.items() if not IGNORED.fullmatch(bare_name(name))}
+        is_ready |= types == {"F32"}
+    return "ready" if is_ready else "to be converted"
 
 
 def read_vocabulary(folder: Path, n_rows: int) -> Encoder:

@@ -14,14 +14,16 @@ import sampling
 import utils
 from checkpoints import formats
 from checkpoints.files import CheckpointError
+from checkpoints.messages import abbreviated
 from cli import models, output
 from cli.arguments import check_known
 from cli.checks import shown
 from cli.command import quiet
 from cli.flags import FLAGS, PICO_FLAGS, without
 from cli.messages import run_time_failures
-from cli.options import Options, check_options
+from cli.options import MODEL_PRESET, Options, check_options
 from cli.prompt import check_words, prompt_loop, read_prompt
+from cli.suggestions import with_suggestions
 from engine.batching import generate_by, generate_samples
 from engine.completion import Completion
 from gpt2 import check_length
@@ -52,6 +54,10 @@ def complete(
     with quiet(options.quiet):
         check_for_command(prompt, options)
         path = find_model(options)  # an unknown model is an error before a pipe is read
+        is_suggested = options.preset == MODEL_PRESET
+        options = with_suggestions(options, path)
+        if is_suggested:
+            new_sampler = partial(make_sampler, **options.sampling)
         prompt = read_prompt(prompt)
         seed = draw_seed() if options.seed is None else options.seed
         is_engine = generate is generate_samples  # the reference loops compute with plain arrays
@@ -76,7 +82,7 @@ def check_for_command(prompt: str | None, options: Options) -> None:
             f"mean --{word}? To continue this word, run again with --model_size tiny"
         )
     if prompt and len(prompt) < LONGEST_NAME and os.path.isfile(prompt):
-        log.info(f"There is a file {shown(prompt)}; to continue its text, write FILE:{shown(prompt)}.")
+        log.info(f"There is a file {shown(prompt)}; to continue its text, write FILE:{abbreviated(prompt)}.")
 
 
 def is_present(options: Options) -> bool:

@@ -156,7 +156,8 @@ FLAGS = {
     ),
     "preset": knob(
         "sampling",
-        f"set temperature and top_p for a purpose: {', '.join(sampling.PRESETS)}",
+        f"set temperature and top_p for a purpose: {', '.join(sampling.PRESETS)}; or model: the settings that the "
+        "model's files suggest",
         "NAME",
         is_value=False,
     ),

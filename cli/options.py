@@ -9,6 +9,8 @@ import sampling
 from cli.arguments import check_known
 from cli.flags import FLAGS, PENALTY_FLAGS, STRATEGY_FLAGS, Flag
 
+MODEL_PRESET = "model"  # the preset that stands for the suggestions in a model's files; see suggestions.py
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,8 +30,11 @@ class Options:
 
     @property
     def sampling(self) -> dict:
-        """Return the arguments of sampling.make_sampler."""
-        return sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
+        """Return the arguments of sampling.make_sampler; without the preset `model`, whose values are in the model."""
+        arguments = sampling.without_none({name: self.values[name] for name in STRATEGY_FLAGS})
+        if arguments.get("preset") == MODEL_PRESET:
+            del arguments["preset"]
+        return arguments
 
     @property
     def penalties(self) -> dict:

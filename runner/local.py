@@ -23,6 +23,7 @@ from cli.help import Command
 from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock
+from cli.suggestions import with_suggestions
 from engine.batching import Job, decode_together
 from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
@@ -105,6 +106,7 @@ def run_rows(prompts, options):
     """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
     format = find_format(prompts, options.format)
     path = find_model(options)
+    options = with_suggestions(options, path)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_prompts(prompts))
         check_output(file, options.output)

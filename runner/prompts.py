@@ -15,7 +15,7 @@ from typing import BinaryIO
 from checkpoints import files
 from checkpoints.messages import abbreviated
 from cli.flags import BATCH_FLAGS, ROW_FLAGS
-from cli.options import Options, check_options
+from cli.options import MODEL_PRESET, Options, check_options
 from runner.formats import FORMATS, Table, bounded_lines, csv_lines
 from sampling import without_none
 
@@ -63,6 +63,8 @@ def make_request(row: Row, options: Options, seed: int) -> Request:
         raise ValueError(row.error)
     shared = {name: options.values[name] for name in options.given if name not in RUN_FLAGS}
     own = own_settings(row)
+    if own.get("preset") == MODEL_PRESET:
+        raise ValueError(f"preset is {MODEL_PRESET}; this preset is an option of the run, not of a row")
     return Request(row, check_options(shared | own, BATCH_FLAGS), own.get("seed", seed))
 
 
