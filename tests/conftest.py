@@ -1,5 +1,6 @@
 """Fixtures of several test modules: scripts run in this process, and very small models in memory and in files."""
 
+import importlib
 import io
 import json
 import logging
@@ -27,6 +28,16 @@ from random_gpt2 import HPARAMS, random_params
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
+
+
+def requires(module):
+    """Return an optional module. Skip the test, or the module of tests, if it is missing; in CI that is a failure."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"{module} is not installed", allow_module_level=True)
 
 
 class Terminal(io.StringIO):
@@ -128,7 +139,7 @@ def save_checkpoint():
     """A function that writes tensors {name: array} to a folder as a TensorFlow checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own warnings
-        import tensorflow as tf
+        tf = requires("tensorflow")
 
     def save(folder, tensors, prefix="model.ckpt"):
         tf.raw_ops.SaveV2(

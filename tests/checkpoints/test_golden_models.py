@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import requires
 from model_folders import ROOT, load_parts
 
 import gpt2
@@ -78,4 +79,4 @@ def test_the_engine_generates_the_same_ids(folder, expected):
 
 def needs_package(folder):
     if folder.name == "gguf_q8_0":
-        pytest.importorskip("gguf")
+        requires("gguf")

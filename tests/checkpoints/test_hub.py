@@ -10,13 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import requires
 from model_folders import assert_golden
 
 import utils
 from checkpoints import hub
 from checkpoints.files import CheckpointError
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
+huggingface_hub = requires("huggingface_hub")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "somebody/small-gpt2"

@@ -5,13 +5,14 @@ import pickle
 import sys
 
 import pytest
+from conftest import requires
 from model_folders import assert_error, change_json, load_parts
 
 import utils
 from checkpoints.files import CheckpointError
 from checkpoints.vocabulary import get_encoder
 
-tokenizers = pytest.importorskip("tokenizers")
+tokenizers = requires("tokenizers")
 import compare_tokenizers  # noqa: E402
 
 KINDS = compare_tokenizers.kinds()

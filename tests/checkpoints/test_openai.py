@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY_HPARAMS, four_at_once, tiny_tensors
+from conftest import TINY_HPARAMS, four_at_once, requires, tiny_tensors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_folders import assert_weights, change_hparams, convert, files_in, load_weights, remove_checkpoint, run_python
@@ -405,7 +405,7 @@ def test_numbers_of_another_type_are_converted_once(double_checkpoint, monkeypat
 
 
 def test_a_checkpoint_of_one_file_is_converted(tiny_checkpoint):
-    import tensorflow as tf
+    tf = requires("tensorflow")
 
     remove_checkpoint(tiny_checkpoint)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:

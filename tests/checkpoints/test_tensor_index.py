@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 
 import pytest
+from conftest import requires
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_folders import ROOT
@@ -52,7 +53,7 @@ def test_an_official_index_has_the_tensors_of_its_size_without_gaps_and_aligned(
 
 @pytest.mark.parametrize("name", SIZES)
 def test_tensorflow_reads_the_same_names_and_shapes(tmp_path, name):
-    tf = pytest.importorskip("tensorflow", reason="TensorFlow is the independent reference")
+    tf = requires("tensorflow")
     shutil.copyfile(ROOT / "tests" / "official" / f"{name}.index", tmp_path / "model.ckpt.index")
     expected = {tensor: tuple(shape) for tensor, shape in tf.train.list_variables(str(tmp_path / "model.ckpt"))}
     assert {tensor: entry.shape for tensor, entry in read_index(OFFICIAL[name]).entries.items()} == expected

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import sys
 
 import pytest
-from conftest import Terminal
+from model_folders import ROOT
 
 from checkpoints import download
 from checkpoints.generation import read_suggestions
+from cli.complete import check_for_command
 from cli.options import check_options
 from cli.suggestions import with_suggestions
 
@@ -104,11 +104,15 @@ def test_the_same_word_is_continued_by_a_model_that_is_present(here):
     assert out
 
 
-def test_a_prompt_that_is_the_name_of_a_file_causes_a_remark(here, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    here("README.md", "--model_size", "tiny", "-n", "1")
-    assert "There is a file 'README.md'; to continue its text, write FILE:README.md." in terminal.getvalue()
+def test_a_prompt_that_is_the_name_of_a_file_causes_a_remark(monkeypatch, caplog):
+    monkeypatch.chdir(ROOT)
+    with caplog.at_level(logging.INFO, logger="picogpt"):
+        check_for_command("README.md", check_options({"model_size": "tiny"}))
+        assert "There is a file 'README.md'; to continue its text, write FILE:README.md." in caplog.text
+        caplog.clear()
+        for prompt in ("README", "", None, "docs", "x" * 5000):
+            check_for_command(prompt, check_options({"model_size": "tiny"}))
+    assert caplog.text == ""
 
 
 def test_the_variable_of_the_model_is_named_if_its_value_is_wrong(here, monkeypatch):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import requires
 from views_helpers import ROOT, records_of, run_explore, stdout_of
 
 import utils
 from views import plot, screen, toy
 
-matplotlib = pytest.importorskip("matplotlib")
+matplotlib = requires("matplotlib")
 
 # softmax(logits / T) of Raschka's nine words
 AT = {
