@@ -38,6 +38,10 @@ def is_installed(module):
         return False
 
 
-if sentence := problem():
+try:
+    sentence = problem()
+except KeyboardInterrupt:
+    sys.exit(130)
+if sentence:
     sys.stderr.write("Error: " + sentence + "\n")
     sys.exit(1)
