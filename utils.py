@@ -105,12 +105,20 @@ def find_model(
     return places.find_model(model_size, search_places(models_dir, offline))
 
 
+def is_official(path: Path, where: Places) -> bool:
+    """Return whether a folder, which may not exist yet, is one of OpenAI's models, which can be downloaded."""
+    from checkpoints import openai
+
+    return bool(openai.official_files(path, where))
+
+
 def load_path(path: Path, where: Places) -> Loaded:
     """Return the parts of the model in a folder or a file, in any of the formats."""
     try:
         found = formats.recognize(path)
-        format_ = found or formats.OPENAI  # which downloads it or reports the missing files
-        return format_.load(path, where)
+        if not found and not is_official(path, where):
+            raise formats.unknown(path)
+        return (found or formats.OPENAI).load(path, where)  # OpenAI's format downloads the model
     except OSError as error:
         place = error.filename or path
         problem = f"cannot read {named(place)}, a file of the model {abbreviated(path.name)}: {reason(error)}"

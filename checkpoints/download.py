@@ -74,8 +74,8 @@ def ensure_files(folder: Path, names: list[str] | tuple[str, ...], official: Fil
     if not official:
         raise CheckpointError(
             f"{named(folder)} lacks {named(', '.join(missing))}: a folder in OpenAI's format holds "
-            f"{', '.join(TEXT_FILES + WEIGHT_FILES)} (or model.safetensors in place of the last three), a Hugging Face "
-            "folder holds config.json, a nanoGPT folder ckpt.pt; copy the missing files there (see docs/models.md)"
+            f"{', '.join(TEXT_FILES + WEIGHT_FILES)} (or model.safetensors in place of the last three); copy the "
+            "missing files there (see docs/models.md)"
         )
     n_received = 0
     announce(folder, missing, official)

@@ -12,6 +12,8 @@ from checkpoints.messages import abbreviated, named
 from checkpoints.places import Places
 from checkpoints.tokenizer import Loaded
 
+ADAPTER = "adapter_config.json"  # of the package peft
+MAX_SHOWN = 5  # names of files in a message
 LLM_C_MAGIC = (20240326).to_bytes(4, "little")
 
 
@@ -57,6 +59,26 @@ def is_hugging_face(path: Path) -> bool:
     """Return whether a folder has config.json and weights; other formats may have a config.json beside their file."""
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return files.is_file(path / "config.json") and has(*names)(path)
+
+
+def unknown(path: Path) -> CheckpointError:
+    """Return the error for a path that no format recognizes; it names what is there."""
+    if not path.is_dir():
+        problem = f"{named(path)} is a file of no known format"
+        return CheckpointError(f"{problem}: give a folder, or a file of llm.c, GGUF or PyTorch (see docs/models.md)")
+    names = sorted(each.name for each in path.iterdir())
+    if ADAPTER in names:
+        problem = f"{named(path)} holds an adapter ({ADAPTER}), not a whole model"
+        return CheckpointError(f"{problem}: merge it into its base model and save the result")
+    if weights := [name for name in names if name.endswith((".safetensors", ".bin"))]:
+        problem = f"{named(path)} holds {abbreviated(weights[0])} but no config.json"
+        return CheckpointError(f"{problem}: copy it there from the original folder (see docs/models.md)")
+    found = ", ".join(map(abbreviated, names[:MAX_SHOWN])) or "no files"
+    more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
+    return CheckpointError(
+        f"{named(path)} holds no model in a known format, but {found}{more}: a folder in OpenAI's format holds "
+        "hparams.json, a Hugging Face folder config.json, a nanoGPT folder ckpt.pt (see docs/models.md)"
+    )
 
 
 # ---- formats of a single file, which may be given itself or lie in a folder ------------------------------------
@@ -116,4 +138,5 @@ FORMATS = (
     Format("GGUF", holds(is_gguf, "*.gguf"), "gguf_file", is_gguf),
     Format("PyTorch", holds(is_torch, "*.pth", "*.pt"), "torch_models", is_torch),
     HUGGING_FACE._replace(recognizes=has("config.json")),  # converted weights, or none yet
+    OPENAI._replace(recognizes=has("encoder.json", "model.ckpt.index", "model.ckpt")),  # incomplete
 )

@@ -18,7 +18,7 @@ import numpy as np
 from checkpoints import files
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
-from checkpoints.messages import abbreviated, named
+from checkpoints.messages import abbreviated, named, shown
 from checkpoints.places import Places
 from checkpoints.state_dict import (
     Differences,
@@ -29,6 +29,7 @@ from checkpoints.state_dict import (
     converted_file,
     load_once,
     n_tokens,
+    read_eps,
     select,
     transposed,
 )
@@ -60,6 +61,7 @@ STRING = 8
 ARRAY = 9
 
 FLOATS = {0: ("F32", "<f4"), 1: ("F16", "<f2"), 30: ("BF16", "<u2")}  # the types of tensors that are not quantized
+NORMAL = 1  # the type of tokens of the vocabulary
 CONTROL = 3  # the type of special tokens
 USER_DEFINED = 4  # of other added tokens
 UNUSED = 5  # of ids that pad the vocabulary
@@ -104,7 +106,7 @@ def load(path: Path, places: Places | None = None) -> Loaded:
         encoder = read_vocabulary(settings, hparams["n_vocab"], path)
         special = read_special_tokens(settings, encoder, n_tokens(encoder, hparams))
         arrays = load_tensors(path, infos, content[data:], tensor_shapes(hparams))
-    eps = settings.get("gpt2.attention.layer_norm_epsilon", 1e-5)
+    eps = read_eps(settings, path, "gpt2.attention.layer_norm_epsilon")
     differences = Differences(eps=float(f"{eps:.6g}"))  # it is stored as float32
     return assemble(encoder, hparams, arrays, differences, special)
 
@@ -184,7 +186,7 @@ def read_head(content: np.ndarray, path: Path) -> tuple[dict[str, Any], dict[str
             raise ValueError("it has two settings or two tensors of the same name")
     alignment = settings.get("general.alignment", ALIGNMENT)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
-        raise CheckpointError(f"{named(path)}: general.alignment is {abbreviated(alignment)}: copy the file again")
+        raise CheckpointError(f"{named(path)}: general.alignment is {shown(alignment)}: copy the file again")
     return settings, infos, -(-cursor.position // alignment) * alignment
 
 
@@ -212,7 +214,7 @@ def sizes_in(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the hyper-parameters. Raise CheckpointError if the model is no GPT-2."""
     architecture = settings.get("general.architecture")
     if architecture != "gpt2":
-        problem = f"{named(path)}: general.architecture is {abbreviated(architecture)}"
+        problem = f"{named(path)}: general.architecture is {shown(architecture)}"
         raise CheckpointError(f"{problem}; it must be gpt2: choose a GPT-2 model")
     names = {ours: f"gpt2.{theirs}" for ours, theirs in SIZES.items()}
     hparams = {ours: settings.get(theirs) for ours, theirs in names.items()}
@@ -230,13 +232,17 @@ def read_vocabulary(settings: Mapping[str, Any], n_vocab: int, path: Path) -> En
     model = settings.get("tokenizer.ggml.model")
     splitter = settings.get("tokenizer.ggml.pre", "gpt-2")
     if model != "gpt2" or splitter not in ("gpt-2", "gpt2", "default"):
-        problem = f"{named(path)}: tokenizer.ggml.model is {abbreviated(model)}, with the rule {abbreviated(splitter)}"
+        problem = f"{named(path)}: tokenizer.ggml.model is {shown(model)}, with the rule {shown(splitter)}"
         raise CheckpointError(f"{problem}; it must be gpt2 with the rule gpt-2: choose a model with GPT-2's tokenizer")
     tokens = settings["tokenizer.ggml.tokens"]
-    kinds = settings.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    merges = [tuple(str(pair).split(" ")) for pair in settings.get("tokenizer.ggml.merges") or []]
-    if len(kinds) != len(tokens) or any(len(pair) != 2 for pair in merges):
-        raise CheckpointError(f"{named(path)} has a damaged list of tokens or merges: copy it again")
+    kinds = list_in(settings, "tokenizer.ggml.token_type", path) or [NORMAL] * len(tokens)
+    merges = [tuple(str(pair).split(" ")) for pair in list_in(settings, "tokenizer.ggml.merges", path)]
+    if len(kinds) != len(tokens):
+        problem = f"{named(path)} has {len(tokens):,} tokens but {len(kinds):,} values in tokenizer.ggml.token_type"
+        raise CheckpointError(f"{problem}: copy it again")
+    if invalid := [pair for pair in merges if len(pair) != 2]:
+        problem = f"{named(path)} has the merge {shown(' '.join(invalid[0]))}, which is not two symbols"
+        raise CheckpointError(f"{problem}: copy it again")
     vocabulary = {}
     added = []
     for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
@@ -245,6 +251,14 @@ def read_vocabulary(settings: Mapping[str, Any], n_vocab: int, path: Path) -> En
         elif kind != UNUSED:
             vocabulary[str(token)] = i
     return make_encoder(vocabulary, merges, added, False, n_vocab, (path, path))
+
+
+def list_in(settings: Mapping[str, Any], key: str, path: Path) -> list:
+    """Return a list in the settings, [] if it is missing. Raise CheckpointError for another value."""
+    value = settings.get(key, [])
+    if not isinstance(value, list):
+        raise CheckpointError(f"{named(path)}: {key} is {shown(value)}; it must be a list: copy the file again")
+    return value
 
 
 def read_special_tokens(settings: Mapping[str, Any], encoder: Encoder, n_vocab: int) -> SpecialTokens:

@@ -10,12 +10,11 @@ Source: transformers' GPTNeoForCausalLM, whose names the files have.
 """
 
 import re
-import reprlib
 from pathlib import Path
 from typing import Any
 
 from checkpoints.files import CheckpointError
-from checkpoints.messages import named
+from checkpoints.messages import named, shown
 from checkpoints.state_dict import Differences, Tensors, joined, read_activation, read_eps, transposed, zeros
 from checkpoints.tensors import check_hparams
 
@@ -49,7 +48,7 @@ def read_windows(config: dict[str, Any], n_layer: int, path: Path) -> tuple[int 
     """Return the attention window of each layer, None where a layer attends to all positions."""
     window = config.get("window_size", 256)
     if type(window) is not int or window < 1:
-        problem = f"{named(path)}: window_size is {reprlib.repr(window)}"
+        problem = f"{named(path)}: window_size is {shown(window)}"
         raise CheckpointError(f"{problem}; it must be a whole number, 1 or more")
     kinds = config.get("attention_layers")
     if kinds is None:
@@ -57,7 +56,7 @@ def read_windows(config: dict[str, Any], n_layer: int, path: Path) -> tuple[int 
     is_valid = isinstance(kinds, list) and len(kinds) == n_layer and set(map(str, kinds)) <= {"global", "local"}
     if not is_valid:
         raise CheckpointError(
-            f"{named(path)}: attention_layers, or attention_types expanded, is {reprlib.repr(kinds)}; it must name "
+            f"{named(path)}: attention_layers, or attention_types expanded, is {shown(kinds)}; it must name "
             f"global or local for each of the {n_layer} layers"
         )
     return tuple(window if kind == "local" else None for kind in kinds)

@@ -6,7 +6,6 @@ safetensors file of float32 is mapped in place; everything else is converted to 
 
 import contextlib
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from checkpoints.mapped import Arrays
-from checkpoints.messages import abbreviated, named
+from checkpoints.messages import abbreviated, named, shown
 from checkpoints.places import Places
 from checkpoints.state_dict import (
     FLOAT32_NAME,
@@ -119,8 +118,11 @@ def find_architecture(config: dict[str, Any], path: Path) -> Architecture:
     """Return the architecture of a model. Raise CheckpointError if it is not one of those that write text here."""
     model_type = config.get("model_type", "gpt2")
     if model_type not in ("gpt2", "gpt_neo"):
-        problem = f"{named(path)}: model_type is {reprlib.repr(model_type)}"
+        problem = f"{named(path)}: model_type is {shown(model_type)}"
         raise CheckpointError(f"{problem}; it must be 'gpt2' or 'gpt_neo': choose a model of that kind")
+    if (quantization := config.get("quantization_config")) is not None:
+        problem = f"{named(path)}: quantization_config is {shown(quantization)}"
+        raise CheckpointError(f"{problem}; quantized weights of this kind are not read: choose the original model")
     classes = config.get("architectures")
     for name in classes if isinstance(classes, list) else []:
         if isinstance(name, str) and any(part in name for part in CLASSIFIERS):

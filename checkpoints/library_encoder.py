@@ -118,16 +118,19 @@ class LibraryEncoder:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`. allow_special: see Encoder.encode.
 
-        Raise ValueError if the model has no embedding for a token of the text.
+        Raise ValueError if the vocabulary has no token for a part of the text, or the model no embedding for it.
         """
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         self.tokenizer.encode_special_tokens = not allow_special
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises Exception itself
+            raise ValueError(f"this vocabulary has no tokens for the text ({abbreviated(error)})") from error
         for i in ids:
             if i not in self.decoder:
                 raise ValueError(
-                    f"the prompt has the token {abbreviated(self.tokenizer.id_to_token(i))!r}, id {i}; the model has "
-                    f"embeddings for the ids 0 to {self.n_vocab - 1}: remove it from the text"
+                    f"the text has the token {abbreviated(self.tokenizer.id_to_token(i))!r}, id {i}, but the model's "
+                    f"ids are 0 to {self.n_vocab - 1}: change the text"
                 )
         return ids
 

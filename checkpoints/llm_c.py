@@ -161,7 +161,7 @@ def read_tokenizer(path: Path, n_vocab: int) -> Encoder:
 
 
 def read_tokens(content: bytes, n_found: int, path: Path) -> list[bytes]:
-    """Return the tokens, each of which follows its length in one byte."""
+    """Return the tokens, each of which follows its length in one byte. Raise CheckpointError unless all differ."""
     tokens = []
     start = 0
     for _ in range(n_found):
@@ -171,6 +171,8 @@ def read_tokens(content: bytes, n_found: int, path: Path) -> list[bytes]:
             raise CheckpointError(f"{named(path)} ends after {len(tokens):,} of {n_found:,} tokens: copy it again")
         tokens.append(content[start + 1 : stop])
         start = stop
+    if not all(tokens) or len(set(tokens)) < n_found:
+        raise CheckpointError(f"{named(path)} has an empty token or two equal ones: copy it again")
     return tokens
 
 

@@ -1,5 +1,6 @@
 """Foreign text in messages, such as names and answers: limited in length, without control characters."""
 
+import reprlib
 from os import PathLike
 
 MAX_LENGTH = 80  # characters of one foreign text in a message
@@ -26,6 +27,15 @@ def abbreviated(text: object, limit: int = MAX_LENGTH) -> str:
 def escaped(text: str, but: str = "") -> str:
     """Return a text with an escape for each character that does not print, except those in `but`."""
     return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object) -> str:
+    """Return a value of a file for a message.
+
+    >>> shown("gelu"), shown(None), shown([1] * 100)
+    ("'gelu'", 'missing or null', '[1, 1, 1, 1, 1, 1, ...]')
+    """
+    return "missing or null" if value is None else reprlib.repr(value)
 
 
 def named(path: str | PathLike) -> str:

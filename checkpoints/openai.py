@@ -88,12 +88,14 @@ def state(folder: Path) -> str:
         return "ready"
     if not files.is_file(index):
         return "to be converted" if files.is_file(index.with_suffix("")) else f"incomplete: lacks {index.name}"
-    found = tensor_index.read_index(files.read_bytes(index))
     try:
+        found = tensor_index.read_index(files.read_bytes(index))
         entries = select_entries(found, tensor_shapes(read_hparams(folder)), index.with_suffix(""))
         map_data(index.with_suffix(""), found.n_shards, entries)
     except tensor_index.Unsupported:
         return "to be converted"
+    except tensor_index.Damaged as error:
+        return f"damaged: {index.name} cannot be read ({error})"
     except CheckpointError as error:
         return f"incomplete: {error}"
     missing = [name for name in TEXT_FILES if not files.is_file(folder / name)]

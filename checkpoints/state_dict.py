@@ -9,8 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from checkpoints import mapped
 from checkpoints.files import CheckpointError, is_file
 from checkpoints.mapped import Arrays
-from checkpoints.messages import abbreviated, named
+from checkpoints.messages import abbreviated, named, shown
 from checkpoints.tensors import Shapes, check_tensors, in_safetensors, nest
 from checkpoints.tokenizer import Loaded, SpecialTokens
 from encoder import Encoder
@@ -83,19 +82,15 @@ def read_activation(config: dict[str, Any], path: Path, key: str, default: str) 
     """Return the name in gpt2.ACTIVATIONS of config[key], None for GPT-2's. Raise CheckpointError for others."""
     name = config.get(key, default)
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{named(path)}: {key} is {reprlib.repr(name)}; it must be one of {', '.join(ACTIVATIONS)}"
-        )
+        raise CheckpointError(f"{named(path)}: {key} is {shown(name)}; it must be one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
-def read_eps(config: dict[str, Any], path: Path) -> float:
+def read_eps(config: Mapping[str, Any], path: Path, key: str = "layer_norm_epsilon") -> float:
     """Return the epsilon of the layer norms. Raise CheckpointError if it is no number from 0 to 1."""
-    eps = config.get("layer_norm_epsilon", GPT2_EPS)
+    eps = config.get(key, GPT2_EPS)
     if type(eps) not in (int, float) or not 0 <= eps <= 1:
-        raise CheckpointError(
-            f"{named(path)}: layer_norm_epsilon is {reprlib.repr(eps)}; it must be a number from 0 to 1"
-        )
+        raise CheckpointError(f"{named(path)}: {key} is {shown(eps)}; it must be a number from 0 to 1")
     return float(eps)
 
 

@@ -5,12 +5,11 @@ forms of it: in_checkpoint and in_safetensors translate.
 """
 
 import re
-import reprlib
 from os import PathLike
 from typing import Any
 
 from checkpoints.files import CheckpointError
-from checkpoints.messages import abbreviated, named
+from checkpoints.messages import abbreviated, named, shown
 
 Shapes = dict[str, tuple[int, ...]]  # {path: shape}
 TypedShapes = dict[str, tuple[str, tuple[int, ...]]]  # {name in a file: (dtype, shape)}
@@ -35,7 +34,7 @@ def check_hparams(file: PathLike, hparams: dict[str, Any], names: dict[str, str]
         if type(value) is not int or not 1 <= value <= largest:  # isinstance would accept True
             its_name = (names or {}).get(name, name)
             raise CheckpointError(
-                f"{named(file)}: {its_name} is {reprlib.repr(value)}; it must be a whole number from 1 to {largest:,}"
+                f"{named(file)}: {its_name} is {shown(value)}; it must be a whole number from 1 to {largest:,}"
             )
     if hparams["n_embd"] % hparams["n_head"]:
         raise CheckpointError(

@@ -19,7 +19,7 @@ from typing import Any
 
 from checkpoints import download, files
 from checkpoints.files import CheckpointError
-from checkpoints.messages import abbreviated, named
+from checkpoints.messages import abbreviated, named, shown
 from checkpoints.places import Places
 from encoder import PIECES, AddedToken, Encoder
 
@@ -170,8 +170,8 @@ def check_vocabulary(vocabulary: Any, path: Path) -> dict[str, int]:
         raise damaged(path, "is not a JSON object of tokens and their ids")
     for token, token_id in vocabulary.items():
         if type(token_id) is not int or not 0 <= token_id < LARGEST_ID:  # isinstance would accept true and false
-            problem = f"gives {reprlib.repr(token)} the id {reprlib.repr(token_id)}"
-            raise damaged(path, f"{problem}, not a whole number from 0 to {LARGEST_ID - 1:,}")
+            rule = f"it must be a whole number from 0 to {LARGEST_ID - 1:,}"
+            raise damaged(path, f"gives the id of {shown(token)} as {shown(token_id)}, but {rule}")
     if len(set(vocabulary.values())) < len(vocabulary):
         raise damaged(path, "gives two tokens the same id")
     return vocabulary

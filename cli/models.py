@@ -45,13 +45,14 @@ def models_in(folder: Path) -> Iterator[dict]:
 def describe(path: Path, found: formats.Format) -> dict:
     """Return the record of a model. A model that cannot be read has a state that says why."""
     record = {"name": path.name, "format": found.name, "parameters": None, "context": None}
-    record |= {"bytes": size_of(path), "state": "ready", "path": str(path)}
+    record |= {"bytes": None, "state": "ready", "path": str(path)}
     try:
+        record["bytes"] = size_of(path)
         hparams = found.read_sizes(path)
         record["parameters"] = sum(map(math.prod, tensor_shapes(hparams).values()))
         record["context"] = hparams["n_ctx"]
         record["state"] = found.state(path)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, OSError) as error:
         record["state"] = f"not readable: {abbreviated(error, 300)}"
     return record
 
@@ -98,7 +99,7 @@ def table(present: list[dict], missing: list[dict]) -> Iterator[str]:
 def row_of(model: dict) -> tuple[str, ...]:
     count = "?" if model["parameters"] is None else rounded(model["parameters"])
     context = "?" if model["context"] is None else str(model["context"])
-    size = rounded(model["bytes"]) + "B"
+    size = "?" if model["bytes"] is None else rounded(model["bytes"]) + "B"
     state = "" if model["path"] is None else model["state"]
     return (abbreviated(model["name"], 30), model["format"], count, context, size, state)
 

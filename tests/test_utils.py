@@ -37,13 +37,29 @@ def test_hparams_json_selects_openai_s_format_before_config_json(models):
     assert_error(models / "hf", "lacks encoder.json, vocab.bpe")
 
 
-def test_the_error_for_a_folder_without_a_known_format_lists_the_files_of_each(models):
+def test_the_error_for_weights_without_sizes_names_both_files(models):
     (models / "hf" / "config.json").unlink()
-    assert_error(models / "hf", r"hparams\.json.*config\.json.*ckpt\.pt")
+    assert_error(models / "hf", r"holds model\.safetensors but no config\.json")
+
+
+def test_the_error_for_an_adapter_names_it(models):
+    (models / "hf" / "config.json").rename(models / "hf" / "adapter_config.json")
+    assert_error(models / "hf", r"holds an adapter \(adapter_config\.json\)")
+
+
+def test_the_error_for_a_folder_without_a_model_names_some_of_its_files(tmp_path):
+    for i in range(7):
+        (tmp_path / f"{i}.txt").touch()
+    assert_error(tmp_path, r"holds no model in a known format, but 0\.txt, 1\.txt, .*4\.txt and 2 more")
+
+
+def test_the_error_for_a_file_of_another_kind_names_it(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07")
+    assert_error(tmp_path / "model.onnx", r"model\.onnx is a file of no known format")
 
 
 def test_the_error_for_an_empty_folder_lists_the_files_of_a_model(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds hparams\.json, encoder\.json, vocab\.bpe, model\.ckpt\.index"):
+    with pytest.raises(CheckpointError, match=r"holds no model.*no files.*hparams\.json.*config\.json.*ckpt\.pt"):
         load_encoder_hparams_and_params(tmp_path, "models")
 
 

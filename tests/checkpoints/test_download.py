@@ -223,7 +223,7 @@ def test_a_folder_outside_models_dir_or_without_a_size_as_its_name_is_never_down
     (tmp_path / "mine" / "124M").mkdir(parents=True)
     for model_size, models_dir in ((tmp_path / "mine" / "124M", models), ("345M", models)):
         (models / "345M").mkdir(parents=True, exist_ok=True)
-        with pytest.raises(CheckpointError, match=r"lacks hparams\.json"):
+        with pytest.raises(CheckpointError, match=r"holds no model in a known format"):
             load_encoder_hparams_and_params(model_size, models_dir)
     assert server.requests == []
 

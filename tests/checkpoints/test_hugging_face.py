@@ -75,7 +75,7 @@ def test_an_index_with_an_impossible_file_name_is_an_error(models, name):
     [
         ({"add_cross_attention": True}, "add_cross_attention is set; choose a model without an encoder"),
         ({"model_type": "gpt_neox"}, "model_type is 'gpt_neox'.*'gpt2'"),
-        ({"model_type": None}, "model_type is None"),
+        ({"model_type": None}, "model_type is missing or null"),
         (
             {"architectures": ["GPT2ForSequenceClassification"]},
             "GPT2ForSequenceClassification, which rates a",
@@ -88,7 +88,7 @@ def test_an_index_with_an_impossible_file_name_is_an_error(models, name):
         ({"n_embd": 9}, "n_embd 9 is not a multiple of n_head 2"),
         ({"n_head": 0}, "n_head is 0"),
         ({"n_positions": 1e3}, r"n_positions is 1000\.0"),
-        ({"vocab_size": None}, "vocab_size is None"),
+        ({"vocab_size": None}, "vocab_size is missing or null"),
         ({"vocab_size": 2**40}, "vocab_size is 1099511627776"),
         ({"vocab_size": 30}, r"vocab\.json has the token id 30 but the model has embeddings for 30 tokens"),
         ({"n_layer": True}, "n_layer is True"),

@@ -106,7 +106,7 @@ def test_a_token_without_an_embedding_is_an_error_only_where_a_text_needs_it(tmp
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
     encoder = get_encoder(tmp_path, n_rows=len(WORDS) - 1)
     assert encoder.encode("good day") == [WORDS.index("good"), WORDS.index("day")]
-    with pytest.raises(ValueError, match=r"the token 'b', id \d+; the model has embeddings for the ids 0 to"):
+    with pytest.raises(ValueError, match=r"the token 'b', id \d+, but the model's ids are 0 to"):
         encoder.encode("b")
 
 

@@ -113,7 +113,7 @@ def rewrite_pickle(path, change):
     ("old", "new", "said"),
     [
         (b"model_args", b"modell_arg", "has no model and model_args"),
-        (b"block_size", b"block_sise", "block_size is None"),
+        (b"block_size", b"block_sise", "block_size is missing or null"),
         (b"transformer.ln_f.weight", b"transformer.ln_g.weight", r"ln_f\.weight: expected F32 \[8\], found nothing"),
         (b"transformer.h.0.attn.c_attn.weight", b"transformer.h.0.attn.c_atnt.weight", "does not fit its model_args"),
         (b"FloatStorage", b"IntegStorage", "is of the type torch.IntegStorage"),

@@ -12,6 +12,7 @@ import pytest
 from conftest import requires
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from index_builder import index_of, resealed, sealed, varint
 from model_folders import ROOT
 
 from checkpoints import openai
@@ -23,8 +24,6 @@ from checkpoints.tensor_index import (
     Unsupported,
     crc32c,
     masked,
-    read_block,
-    read_handle,
     read_index,
     read_varint,
 )
@@ -97,30 +96,6 @@ def test_a_wrong_bit_is_an_error_or_without_effect(position):
     assert found == read_index(INDEX)  # the padding of the footer
 
 
-def block_of(pairs):
-    """Return a block, with its trailer, of keys and values; no key shares its beginning with another."""
-    block = b""
-    for key, value in pairs:
-        block += b"\0" + varint(len(key)) + varint(len(value)) + key + value
-    return sealed(block + struct.pack("<II", 0, 1))
-
-
-def sealed(block, compression=b"\0"):
-    return block + compression + struct.pack("<I", masked(crc32c(block + compression)))
-
-
-def varint(n):
-    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
-
-
-def index_of(pairs, data_block=None):
-    """Return an index with these keys and values."""
-    data = block_of(pairs) if data_block is None else data_block
-    handles = block_of([(b"z", varint(0) + varint(len(data) - 5))])
-    footer = varint(0) + varint(0) + varint(len(data)) + varint(len(handles) - 5)
-    return data + handles + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
-
-
 HEADER = (b"", b"\x08\x01\x1a\x02\x08\x01")
 TENSOR = b"\x08\x01\x12\x04\x12\x02\x08\x08\x28\x20\x35\x00\x00\x00\x00"  # float32 [8], 32 bytes
 
@@ -182,25 +157,9 @@ def test_random_damage_under_valid_checksums_raises_one_kind_of_error(data):
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        cheap(lambda: read_index(resealed(bytes(content))))
+        cheap(lambda: read_index(resealed(bytes(content), INDEX)))
     except (Damaged, Unsupported) as error:
         assert str(error).isprintable() and len(str(error)) < 100
-
-
-def resealed(content):
-    """Return a changed index with correct checksums behind its blocks, so that their content is read."""
-    for offset, size in places_of_blocks(INDEX):
-        end = offset + size
-        seal = struct.pack("<I", masked(crc32c(content[offset : end + 1])))
-        content = content[: end + 1] + seal + content[end + 5 :]
-    return content
-
-
-def places_of_blocks(content):
-    """Return (offset, size) of each data block and of the index block of a valid index."""
-    _, position = read_handle(content[-48:], 0)
-    last, _ = read_handle(content[-48:], position)
-    return [*(read_handle(value, 0)[0] for _, value in read_block(content, *last)), last]
 
 
 # ---- places ----------------------------------------------------------------------------------------------------

@@ -103,15 +103,15 @@ def test_the_error_for_a_missing_folder_names_it(tmp_path):
         (b"[1, 2]", "holds no JSON object"),
         (b"{}", "is not a JSON object of tokens and their ids"),
         (b"null", "holds no JSON object"),
-        (b'{"a": "0"}', "gives 'a' the id '0', not a whole number"),
-        (b'{"a": 0.0}', "gives 'a' the id 0.0, not a whole number"),
-        (b'{"a": -1}', "gives 'a' the id -1, not a whole number"),
-        (b'{"a": true}', "gives 'a' the id True, not a whole number"),
-        (b'{"a": null}', "gives 'a' the id None, not a whole number"),
+        (b'{"a": "0"}', "gives the id of 'a' as '0', but it must be a whole number"),
+        (b'{"a": 0.0}', "gives the id of 'a' as 0.0, but it must be a whole number"),
+        (b'{"a": -1}', "gives the id of 'a' as -1, but it must be a whole number"),
+        (b'{"a": true}', "gives the id of 'a' as True, but it must be a whole number"),
+        (b'{"a": null}', "gives the id of 'a' as missing or null, but it must be a whole number"),
         (b'{"a": 1, "b": 1}', "gives two tokens the same id"),
-        (b'{"a": 10000000}', "gives 'a' the id 10000000, not a whole number from 0 to 9,999,999"),
+        (b'{"a": 10000000}', "gives the id of 'a' as 10000000, but it must be a whole number from 0 to 9,999,999"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not valid JSON (a number has too many digits)"),
-        (b'{"\\u001b[31m\\n": -1}', r"gives '\x1b[31m\n' the id -1"),
+        (b'{"\\u001b[31m\\n": -1}', r"gives the id of '\x1b[31m\n' as -1"),
     ],
 )
 def test_the_error_for_a_damaged_vocabulary_gives_the_problem_and_a_remedy(tmp_path, vocabulary, said):
@@ -132,7 +132,7 @@ def test_an_id_far_outside_the_vocabulary_is_an_error_with_both_numbers(tmp_path
 def test_ids_that_collide_in_a_dict_are_an_error_at_once(tmp_path):
     ids = {f"{i}": i * (2**61 - 1) for i in range(1, 50_000)}
     folder = model_dir(tmp_path, json.dumps(ids).encode())
-    with pytest.raises(CheckpointError, match="gives '1' the id 2305843009213693951"):
+    with pytest.raises(CheckpointError, match="gives the id of '1' as 2305843009213693951"):
         get_encoder(folder)
 
 
@@ -216,7 +216,7 @@ def test_tokenizer_json_takes_precedence_over_two_files(tmp_path):
         ({"model": []}, "has no model"),
         ({"model": {"vocab": {"a": 0}}}, "has the merge None"),
         ({"model": {"vocab": [["a", 0.1]], "merges": []}}, "is not a JSON object of tokens"),
-        ({"model": {"vocab": {"a": "0"}, "merges": []}}, "gives 'a' the id '0'"),
+        ({"model": {"vocab": {"a": "0"}, "merges": []}}, "gives the id of 'a' as '0'"),
         ({"model": {"vocab": {"a": 4}, "merges": []}}, "two tokens the same id"),
         ({"model": {"vocab": {"a": 0}, "merges": ["a"]}}, "not two symbols"),
         ({"model": {"vocab": {"a": 0}, "merges": [["a", 1]]}}, "not two symbols"),
