@@ -343,7 +343,8 @@ def dequantized(raw: np.ndarray, info: Info, path: Path) -> np.ndarray:
     """Return the float32 values of a quantized tensor."""
     gguf = import_gguf(path)
     try:
-        values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(info.kind))
+        with np.errstate(all="ignore"):  # of scales that are not finite
+            values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(info.kind))
     except NotImplementedError as error:
         raise CheckpointError(
             f"{named(path)} has a tensor of ggml's type {info.kind}, which the package gguf cannot convert to float32: "

@@ -3,9 +3,10 @@
     LLMs-from-scratch   tok_emb.weight, trf_blocks.0.att.W_query.weight, ...; the weights of Sebastian Raschka's book
     minGPT              transformer.wte.weight, transformer.h.0.attn.c_attn.weight, ...
 
-The matrices are [out, in], and GELU is computed by tanh. The number of heads is not in the file: `n_heads` or `n_head`
-in a config.json beside it, otherwise n_embd / 64, as in every size of the book and of GPT-2. The vocabulary is that in
-the folder, or GPT-2's own. The weights are converted to float32 once.
+The matrices are [out, in], or [in, out] in a state dict of a GPT-2 of transformers. GELU is computed by tanh. The
+number of heads is not in the file: `n_heads` or `n_head` in a config.json beside it, otherwise n_embd / 64, as in every
+size of the book and of GPT-2. The vocabulary is that in the folder, or GPT-2's own. The weights are converted to
+float32 once.
 """
 
 import re
@@ -98,14 +99,24 @@ def as_gpt2(tensors: Tensors, path: Path) -> Tensors:
     if "tok_emb.weight" in tensors:
         return from_scratch(tensors)
     if "wte.weight" in tensors and "wpe.weight" in tensors:
-        return {name: transposed(each) if MATRIX.fullmatch(name) else each for name, each in tensors.items()}
+        return tensors if is_in_out(tensors) else with_matrices_transposed(tensors)
     raise CheckpointError(
-        f"{named(path)} holds no state dict of a model that is known here; its names are {shown(tensors)}: choose a "
-        "model of nanoGPT, minGPT or LLMs-from-scratch, or save it in Hugging Face's format"
+        f"{named(path)} holds no state dict of a model that is known here; its names are {first_names(tensors)}: "
+        "choose a model of nanoGPT, minGPT or LLMs-from-scratch, or save it in Hugging Face's format"
     )
 
 
-def shown(names: Iterable[str]) -> str:
+def is_in_out(tensors: Tensors) -> bool:
+    """Return whether the matrices are [in, out], as in the state dict of a GPT-2 of transformers."""
+    n_in, n_out = size_of(tensors, "h.0.attn.c_attn.weight")
+    return n_out == 3 * n_in
+
+
+def with_matrices_transposed(tensors: Tensors) -> Tensors:
+    return {name: transposed(each) if MATRIX.fullmatch(name) else each for name, each in tensors.items()}
+
+
+def first_names(names: Iterable[str]) -> str:
     """Return the first few names for a message."""
     first = [abbreviated(name) for name in names][:5]
     return ", ".join(first) or "none"

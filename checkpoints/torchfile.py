@@ -92,6 +92,8 @@ def open_form(file: io.BufferedReader, size: int) -> Any:
         raise Invalid("it is a tar archive, the form of torch before 0.1.10")
     if first.startswith(b"\x80") and first[2:4] == b"\x8a\x0a":  # the pickle of a number of ten bytes
         return Stream(file)
+    if not first.startswith(b"PK"):
+        raise Invalid("it begins neither as a zip archive nor as the older form of torch.save")
     return Archive(file, size)
 
 

@@ -191,6 +191,27 @@ def golden(golden_folders):
         return dict(file)
 
 
+@pytest.fixture(scope="session")
+def golden_models(tmp_path_factory):
+    """The folder with the models in golden_models.zip, which tests must not change."""
+    folder = tmp_path_factory.mktemp("models")
+    with zipfile.ZipFile(ROOT / "tests" / "golden_models.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(golden_models):
+    with np.load(golden_models / "golden.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture
+def folder(golden_models, tmp_path, request):
+    """A copy of the folder of the model whose name is the parameter."""
+    return shutil.copytree(golden_models / request.param, tmp_path / request.param)
+
+
 @pytest.fixture
 def models(golden_folders, tmp_path):
     """The folder with a copy of the models in golden_formats.zip, which a test may change."""

@@ -7,11 +7,11 @@ a header, an opcode in a pickle, an index with new checksums.
 import io
 import json
 import pickle
-import struct
 import warnings
 import zipfile
 
 import numpy as np
+from gguf_builder import gguf_file_of
 from index_builder import resealed
 
 from checkpoints import gguf_file
@@ -275,32 +275,7 @@ def change_setting(rng, raw):
         shape = rng.choice([info.shape, info.shape[::-1], (), (0,), (2**40, 2**23), (2**64 - 1,), (1,) * 4])
         kind = rng.choice([info.kind, 0, 1, 2, 8, 30, 99])
         infos[rng.choice([name, FORGED, ""])] = gguf_file.Info(shape, kind, rng.choice([info.offset, 1, 2**63]))
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(settings))
-    head += b"".join(gguf_string(key) + gguf_value(value) for key, value in settings.items())
-    for name, info in infos.items():
-        axes = struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *info.shape[::-1])
-        head += gguf_string(name) + axes + struct.pack("<IQ", info.kind, info.offset)
-    return head + bytes(-len(head) % 32) + raw[data:]
-
-
-def gguf_string(text):
-    content = text.encode("utf-8", "surrogateescape")
-    return struct.pack("<Q", len(content)) + content
-
-
-def gguf_value(value):
-    """Return a value after the number of its type; what GGUF cannot hold becomes a string."""
-    if isinstance(value, bool):
-        return struct.pack("<I?", 7, value)
-    if isinstance(value, int) and 0 <= value < 2**64:
-        return struct.pack("<IQ", 10, value)
-    if isinstance(value, float):
-        return struct.pack("<Id", 12, value)
-    if isinstance(value, list) and all(type(part) is int for part in value):
-        return struct.pack(f"<IIQ{len(value)}q", 9, 11, len(value), *value)
-    if isinstance(value, list):
-        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(gguf_string(str(part)) for part in value)
-    return struct.pack("<I", 8) + gguf_string(str(value).encode("utf-8", "replace").decode())
+    return gguf_file_of(settings, infos, raw[data:])
 
 
 def change_lines(rng, raw):

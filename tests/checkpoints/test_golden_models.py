@@ -3,7 +3,6 @@
 The models are in golden_models.zip; make_golden_models.py made the archive.
 """
 
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -24,27 +23,6 @@ with zipfile.ZipFile(ARCHIVE) as archive:
 
 # Two orders of float32 sums differ by about 1e-6 of the largest logit, which is about 10 in these models.
 TOLERANCE = 5e-5
-
-
-@pytest.fixture(scope="session")
-def golden_models(tmp_path_factory):
-    """The folder with the models, which tests must not change."""
-    folder = tmp_path_factory.mktemp("models")
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        archive.extractall(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def expected(golden_models):
-    with np.load(golden_models / "golden.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture
-def folder(golden_models, tmp_path, request):
-    """A copy of the folder of the model whose name is the parameter."""
-    return shutil.copytree(golden_models / request.param, tmp_path / request.param)
 
 
 def test_every_kind_of_model_is_in_the_archive():

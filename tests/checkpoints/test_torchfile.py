@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import re
 import struct
 import tracemalloc
 import warnings
@@ -154,6 +155,66 @@ def test_only_the_names_needed_for_tensors_are_admitted():
 def test_an_invalid_program_is_an_error(data):
     with pytest.raises(ValueError, match=r"\w"):
         load_pickle(data)
+
+
+# ---- the stream of torch before 1.6 ----------------------------------------------------------------------------
+
+MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def save_stream(path, data, keys=("0",), storages=None, magic=MAGIC, version=1001):
+    """Write a file as torch before 1.6 does: pickles of the magic number, the version, the machine, the data and the
+    keys of the storages, then the storages, each after its count."""
+    numbers = struct.pack("<q", 12) + np.arange(12, dtype="<f4").tobytes()
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = b"".join(pickle.dumps(part, 2) for part in (magic, version, machine))
+    path.write_bytes(head + data + pickle.dumps(list(keys), 2) + (numbers if storages is None else storages))
+    return path
+
+
+def in_stream(data):
+    """Return the pickle of a tensor as the stream has it: a persistent id ends with a view, None."""
+    return data.replace(b"tQ", b"NtQ")
+
+
+def test_a_tensor_in_a_stream_is_read_from_its_storage(path):
+    save_stream(path, in_stream(pickled_tensor()))
+    np.testing.assert_array_equal(read(path), np.arange(12, dtype=np.float32).reshape(3, 4), strict=True)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("function", [os.system, eval, open, getattr, pickle.loads, np.fromfile])
+@pytest.mark.parametrize("place", ["magic", "version", "data", "keys"])
+def test_a_function_in_any_pickle_of_a_stream_is_not_called(tmp_path, path, function, protocol, place):
+    marker = tmp_path / "marker"
+    evil = Evil(function, f"touch {marker}" if function is os.system else str(marker))
+    raw = {"magic": MAGIC, "version": 1001, "data": {}, "keys": []} | {place: evil}
+    pickles = [raw["magic"], raw["version"], {}, raw["data"], raw["keys"]]
+    path.write_bytes(b"".join(pickle.dumps(part, protocol if part is evil else 2) for part in pickles))
+    with pytest.raises(ValueError, match=r"ckpt\.pt cannot be read"):
+        TorchFile(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"magic": 5}, "it begins neither as a zip archive nor as the older form of torch.save"),
+        ({"magic": MAGIC + 1}, "its magic number or its version is not that of torch.save"),
+        ({"version": 1000}, "its magic number or its version"),
+        ({"keys": (1,)}, "its list of storages is no list of names"),
+        ({"storages": b""}, "storage 0 ends at byte"),
+        ({"storages": struct.pack("<q", 2**62)}, "storage 0 ends at byte"),
+        ({"storages": struct.pack("<q", -1) + bytes(48)}, "storage 0 ends at byte"),
+        ({"storages": struct.pack("<q", 11) + bytes(48)}, "storage 0 is missing, of another type or too small"),
+        ({"keys": ()}, "storage 0 is missing"),
+    ],
+)
+def test_the_error_for_a_damaged_stream_gives_the_fault(path, changes, said):
+    def load():
+        read(save_stream(path, in_stream(pickled_tensor()), **changes))
+
+    assert re.search(said, cheap_error(load))
 
 
 # ---- errors allocate little ------------------------------------------------------------------------------------
