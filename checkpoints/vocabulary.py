@@ -12,7 +12,6 @@ package `tokenizers` (library_encoder.py) or is an error.
 import contextlib
 import itertools
 import os
-import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -210,7 +209,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         if len(pair) == 2:
             merges.append((pair[0], pair[1]))
         elif pair:
-            raise damaged(path, f"has {reprlib.repr(line)} in line {number:,} instead of two symbols")
+            raise damaged(path, f"has {shown(line)} in line {number:,} instead of two symbols")
     return merges
 
 
@@ -282,7 +281,7 @@ def added_token(entry: Any, path: Path, token_id: Any = None) -> AddedToken:
     if isinstance(token_id, str) and token_id.isascii() and token_id.isdecimal() and len(token_id) < 20:
         token_id = int(token_id)
     if type(token_id) is not int:
-        raise damaged(path, f"has {reprlib.repr(entry)} among its added tokens, not an object with a content and an id")
+        raise damaged(path, f"has {shown(entry)} among its added tokens, not an object with a content and an id")
     check_vocabulary({content: token_id}, path)
     flags = {name: entry.get(name) is True for name in AddedToken._fields[2:]}
     return AddedToken(content, token_id, **flags)
@@ -342,7 +341,7 @@ def pairs(merges: Any, path: Path) -> Iterator[tuple[str, str]]:
     for merge in merges if isinstance(merges, list) else [None]:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not is_pair(pair):
-            raise damaged(path, f"has the merge {reprlib.repr(merge)}, which is not two symbols")
+            raise damaged(path, f"has the merge {shown(merge)}, which is not two symbols")
         yield pair[0], pair[1]
 
 

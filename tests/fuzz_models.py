@@ -286,7 +286,7 @@ def load_once(path):
             return "error", f"a message that does not print: {message!r}"
         if type(error) is not CheckpointError and not message.startswith(USER_ERRORS):
             return "error", f"an error of another kind, {type(error).__name__}: {message}"
-        if " None" in message:
+        if " is None" in message or " as None" in message:
             return "error", f"a message without a value: {message}"
         return "error", None
     except Slow:

@@ -169,14 +169,15 @@ def check_output(name, suffixes):
 def show_next(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
     """Print how each token is chosen, and at the end the text; or a JSON object per token."""
     (setting,) = settings.grid(options)
+    shown = list(ids)
     for record in next_token.trace(model, ids, setting, options, seed):
+        shown.append(record["draw"]["id"])
         if options.json:
             write_json({"model": model.name, **record})
         else:
             write_lines([*next_token.render(record, model.name, screen.width()), ""])
     if options.steps > 1 and not options.json:
-        text = record["text"] + model.encoder.decode([record["draw"]["id"]])
-        write_lines(screen.wrap(screen.printable(text), screen.width()))
+        write_lines(screen.wrap(screen.printable(model.encoder.decode(shown)), screen.width()))
 
 
 def show_plot(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:

@@ -63,7 +63,7 @@ def run_grid(
     together = [completion for cell in completions for completion in cell]
     for _ in watch(generate_samples(ids, model.params, model.n_head, options.n_tokens_to_generate, together)):
         pass
-    return [measure(setting, cell, model.encoder) for setting, cell in zip(grid, completions, strict=True)]
+    return [measure(setting, cell, model.encoder, ids) for setting, cell in zip(grid, completions, strict=True)]
 
 
 def new_completion(model, setting, options, n_prompt, seed, i):
@@ -72,7 +72,7 @@ def new_completion(model, setting, options, n_prompt, seed, i):
     return settings.new_completion(model, setting, options, n_prompt, rng, on_token=observer)
 
 
-def measure(setting: dict, completions: list[Completion], encoder: Encoder) -> dict:
+def measure(setting: dict, completions: list[Completion], encoder: Encoder, prompt_ids: Collection[int] = ()) -> dict:
     """Return the cell of a setting, whose completions have a LogprobObserver."""
     ids = [completion.ids for completion in completions]
     return {
@@ -81,7 +81,7 @@ def measure(setting: dict, completions: list[Completion], encoder: Encoder) -> d
         "distinct_2": distinct(ids, 2),
         "repeated": mean([1 - distinct([one], 4) for one in ids if len(one) >= 4]),
         "logprob": mean([p for completion in completions for p in completion.on_token.logprobs]),
-        "texts": [encoder.decode(one) for one in ids],
+        "texts": ["".join(encoder.stream(one, prompt_ids)) for one in ids],
         "finish_reason": [completion.finish_reason for completion in completions],
     }
 

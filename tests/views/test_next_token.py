@@ -196,3 +196,7 @@ def test_a_chosen_token_of_low_rank_is_in_the_table(records, seen):
     lines = seen("next", *args).splitlines()
     at = next(i for i, line in enumerate(lines) if line.endswith("◀"))
     assert lines[at].split()[0] == str(rows[3]["rank"]) and lines[at - 1].split() == ["⋮", "⋮"]
+
+
+def test_the_steps_end_with_the_whole_text_and_its_spaces(seen):
+    assert seen("next", "--toy", "--steps", "2").endswith("\nevery effort moves you forward forward\n")

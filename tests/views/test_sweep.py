@@ -93,7 +93,7 @@ def test_the_log_probability_of_a_text_is_that_of_the_model_with_any_setting(cel
 
 def test_repetition_is_measured_within_each_text_and_variety_over_all_texts_of_a_setting():
     class Encoder:
-        def decode(self, ids):
+        def stream(self, ids, before=()):
             return ""
 
     def cell(*texts):
