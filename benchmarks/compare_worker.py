@@ -46,7 +46,7 @@ class Commands:
 
 def keep_models(utils) -> None:
     """Make the functions of utils that load a model return the same model for the same arguments."""
-    for name in ("load", "load_encoder_hparams_and_params"):
+    for name in ("load", "load_found", "load_encoder_hparams_and_params"):
         if hasattr(utils, name):
             setattr(utils, name, functools.cache(getattr(utils, name)))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/convert.py --model /tmp/models/random-124M --kind gguf-F16 --to /tmp/random-124M.gguf
 
-Kinds: huggingface (a folder whose weights are a link to ours), gguf-F32, gguf-F16, gguf-Q8_0 (a file for llama.cpp),
+Kinds: huggingface (a folder for transformers), gguf-F32, gguf-F16, gguf-Q8_0 (a file for llama.cpp),
 ctranslate2-float32, ctranslate2-int8 (a folder, converted from the one for transformers). An existing target is kept.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import project
 from fire import Fire
+from safetensors.numpy import save_file
 
 
 def hugging_face(model, to):
-    """Write a folder as transformers saves it. Our converted copy, model.safetensors, has the same names."""
-    project.load(model)  # writes model.safetensors if it does not exist
+    """Write a folder as transformers saves it. Its names of the tensors are those of the checkpoint with dots."""
     sizes = json.loads((model / "hparams.json").read_text(encoding="utf-8"))
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"}
     config |= {"vocab_size": sizes["n_vocab"], "n_positions": sizes["n_ctx"], "layer_norm_epsilon": 1e-5}
@@ -28,9 +28,25 @@ def hugging_face(model, to):
     to.mkdir()
     (to / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (to / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    (to / "model.safetensors").symlink_to((model / "model.safetensors").resolve())
+    save_file(dict(named_tensors(project.load(model).params)), to / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(model / "encoder.json", to / "vocab.json")
     shutil.copyfile(model / "vocab.bpe", to / "merges.txt")
+
+
+def named_tensors(params):
+    """Yield the name that transformers gives to each tensor, and the tensor."""
+    yield "wte.weight", params["wte"]
+    yield "wpe.weight", params["wpe"]
+    leaves = {"g": "weight", "w": "weight", "b": "bias"}
+    for leaf, array in params["ln_f"].items():
+        yield f"ln_f.{leaves[leaf]}", array
+    for i, block in enumerate(params["blocks"]):
+        for norm in ("ln_1", "ln_2"):
+            for leaf, array in block[norm].items():
+                yield f"h.{i}.{norm}.{leaves[leaf]}", array
+        for part, name in (("attn", "c_attn"), ("attn", "c_proj"), ("mlp", "c_fc"), ("mlp", "c_proj")):
+            for leaf, array in block[part][name].items():
+                yield f"h.{i}.{part}.{name}.{leaves[leaf]}", array
 
 
 # ---- llama.cpp -------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Lab:
         key = name if size == "124M" else f"{name}, {size}"
         try:
             model = self.checkpoint(size)
-            self.file(size, "huggingface")  # also saves the project's own converted copy of the weights
+            self.file(size, "huggingface")
             if name in KINDS:
                 self.file(size, KINDS[name])
             files = self.work_dir / f"random-{size}"

