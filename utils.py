@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints import formats, places
+from checkpoints import formats, hub, places
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated, named, reason
 from checkpoints.places import Places, search_places
@@ -24,7 +24,7 @@ __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hpara
 class Model:
     """A loaded model."""
 
-    name: str  # of its folder
+    name: str  # of its folder, or OWNER/NAME of a model from Hugging Face
     encoder: Encoder
     hparams: dict[str, Any]
     params: dict[str, Any]  # the weights tree; see load_encoder_hparams_and_params
@@ -68,7 +68,7 @@ def load(
 def load_found(path: Path, where: Places, fast: bool = False) -> Model:
     """Return the model in a folder or a file that find_model found in these places."""
     encoder, hparams, params, special = load_path(path, where)
-    return Model(path.name, encoder, hparams, with_fast_products(params) if fast else params, special)
+    return Model(hub.name_of(path), encoder, hparams, with_fast_products(params) if fast else params, special)
 
 
 def load_encoder_hparams_and_params(

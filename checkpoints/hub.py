@@ -45,6 +45,17 @@ def parse_name(text: str) -> HubName | None:
     return HubName(match["repo"], match["revision"])
 
 
+def name_of(path: Path) -> str:
+    """Return the name of the model in a folder: OWNER/NAME in the cache of Hugging Face, else the folder's own name.
+
+    >>> name_of(Path("hub/models--uer--gpt2-chinese-poem/snapshots/6335c88")), name_of(Path("models/tiny"))
+    ('uer/gpt2-chinese-poem', 'tiny')
+    """
+    repository = path.parent.parent.name
+    is_snapshot = path.parent.name == "snapshots" and repository.startswith("models--")
+    return repository.removeprefix("models--").replace("--", "/") if is_snapshot else path.name
+
+
 def find(name: HubName, models_dir: Path, offline: bool) -> Path:
     """Return the folder of a model: in the package's cache, or downloaded to it.
 

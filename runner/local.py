@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from checkpoints import files
+from checkpoints import files, hub
 from cli.command import DEBUG, Terminated, quiet
 from cli.complete import draw_seed, encode_prompt, find_model, load_model, new_completion
 from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
@@ -114,7 +114,7 @@ def run_rows(prompts, options):
         seed = choose_seed(options, records)
         run = Run(records, progress_bar(prompts, format, records, options))
         with run.bar:
-            requests = unfinished(read_rows(file, format), options, seed, path.name, run)
+            requests = unfinished(read_rows(file, format), options, seed, hub.name_of(path), run)
             first = next(requests, None)  # the finished rows before it have been checked by now
             if first:
                 decode_all(itertools.chain([first], requests), path, options, seed, run)

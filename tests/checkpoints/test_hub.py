@@ -254,7 +254,7 @@ def test_a_truncated_answer_leaves_no_file_under_its_final_name(server, monkeypa
 def test_the_command_finds_a_model_by_its_name(server, tmp_path):
     model = utils.load(REPO, tmp_path / "models")
     assert model.n_vocab == 31
-    assert model.name == COMMIT
+    assert model.name == REPO
 
 
 def test_without_the_package_the_error_gives_both_ways(monkeypatch, tmp_path):
