@@ -24,7 +24,7 @@ import cli.command
 import gpt2
 from cli import help
 from engine import slots
-from random_gpt2 import HPARAMS, random_params
+from random_gpt2 import HPARAMS, random_params, with_differences
 
 ROOT = Path(__file__).parent.parent
 TINY_HPARAMS = {"n_vocab": 260, "n_ctx": 16, "n_embd": 8, "n_head": 2, "n_layer": 2}
@@ -109,6 +109,13 @@ def passes(monkeypatch):
 def params():
     """The weights of a small random model."""
     return random_params(**HPARAMS)
+
+
+@pytest.fixture(scope="session", params=["GPT-2", "with windows and a head"])
+def any_params(request):
+    """The weights of a small random model, as GPT-2 has them and with all that other models add."""
+    params = random_params(**HPARAMS)
+    return params if request.param == "GPT-2" else with_differences(params)
 
 
 def tiny_tensors(seed, n_embd=8, n_layer=2, n_vocab=260, n_ctx=16):

@@ -32,3 +32,15 @@ def random_params(n_vocab, n_ctx, n_embd, n_head, n_layer, seed=0):
         "blocks": [block() for _ in range(n_layer)],
         "ln_f": norm(),
     }
+
+
+def with_differences(params, windows=(None, 5, 2)):
+    """Return weights with everything that a model may have and GPT-2 has not; the last two layers see few positions."""
+    n_vocab, n_embd = params["wte"].shape
+    head = (0.3 * np.random.default_rng(1).standard_normal((n_vocab, n_embd))).astype(np.float32)
+    blocks = []
+    for block, window in zip(params["blocks"], windows, strict=True):
+        attn = block["attn"] | ({"window": window} if window else {})
+        norms = {name: block[name] | {"eps": 1e-3} for name in ("ln_1", "ln_2")}
+        blocks.append(block | norms | {"attn": attn, "mlp": block["mlp"] | {"activation": "silu"}})
+    return params | {"blocks": blocks, "head": head, "ln_f": params["ln_f"] | {"eps": 1e-3}}

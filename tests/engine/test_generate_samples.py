@@ -14,6 +14,11 @@ from sampling import make_logits_processor, make_sampler
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 
 
+@pytest.fixture(scope="session")
+def params(any_params):
+    return any_params
+
+
 def drawing(i, **options):
     """Return a completion that draws at random."""
     return Completion(make_sampler(temperature=1.2), np.random.default_rng([7, 0, i]), **options)

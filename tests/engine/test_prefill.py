@@ -17,6 +17,11 @@ from random_gpt2 import HPARAMS
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
 
 
+@pytest.fixture(scope="session")
+def params(any_params):
+    return any_params
+
+
 def ids_of(*shape):
     return np.random.default_rng(0).integers(N_VOCAB, size=shape)
 
