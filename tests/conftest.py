@@ -182,13 +182,17 @@ def tiny_checkpoint(tmp_path, pristine_tiny):
     return shutil.copytree(pristine_tiny, tmp_path / "models" / "tiny-random")
 
 
+def extracted(name, folder):
+    """Extract an archive of tests/ to a folder and return the folder."""
+    with zipfile.ZipFile(ROOT / "tests" / name) as archive:
+        archive.extractall(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def golden_folders(tmp_path_factory):
     """The folder with the models in golden_formats.zip, which tests must not change."""
-    folder = tmp_path_factory.mktemp("formats")
-    with zipfile.ZipFile(ROOT / "tests" / "golden_formats.zip") as archive:
-        archive.extractall(folder)
-    return folder
+    return extracted("golden_formats.zip", tmp_path_factory.mktemp("formats"))
 
 
 @pytest.fixture(scope="session")
@@ -201,14 +205,12 @@ def golden(golden_folders):
 @pytest.fixture(scope="session")
 def golden_models(tmp_path_factory):
     """The folder with the models in golden_models.zip, which tests must not change."""
-    folder = tmp_path_factory.mktemp("models")
-    with zipfile.ZipFile(ROOT / "tests" / "golden_models.zip") as archive:
-        archive.extractall(folder)
-    return folder
+    return extracted("golden_models.zip", tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
 def expected(golden_models):
+    """What transformers computes for these models: NAME/logits and NAME/greedy, and `ids`, their prompt."""
     with np.load(golden_models / "golden.npz") as file:
         return dict(file)
 
