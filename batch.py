@@ -1,13 +1,13 @@
 """Continue many prompts with GPT-2: python batch.py PROMPTS --output FILE. runner/local.py does the work."""
 
 
-def main(prompts=None, *words, **options):
+def main(prompts=None, **options):
     """Continue the prompts of a file. `python batch.py --help` lists all options."""
-    from cli.flags import BATCH_FLAGS
+    from cli.command_flags import BATCH_FLAGS
     from cli.options import check_options
     from runner.local import complete_all
 
-    complete_all(prompts, words, check_options(options, BATCH_FLAGS))
+    complete_all(prompts, check_options(options, BATCH_FLAGS))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ compact NumPy form follows Jay Mody's picoGPT.
 """
 
 if __name__ == "__main__":
-    import cli.requirements  # noqa: F401, names packages that are missing
+    import cli.start  # noqa: F401, checks the packages and sets the number of threads
 
 from collections.abc import Iterator
 from functools import partial
@@ -274,14 +274,14 @@ def check_length(n_prompt: int, n_ctx: int, remedy: str = "shorten it") -> None:
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-def main(prompt=None, *words, strategy=None, temperature=None, top_p=None, **options):
+def main(prompt=None, *, strategy=None, temperature=None, top_p=None, **options):
     """Continue a text. `python gpt2.py --help` lists all options; None means that an option was not given."""
     from cli.complete import complete
     from cli.options import check_options
 
     options = check_options({"strategy": strategy, "temperature": temperature, "top_p": top_p, **options})
     new_sampler = partial(make_sampler, **options.sampling)  # makes a sampler from strategy, temperature, top_p ...
-    complete(prompt, words, options, new_sampler)  # one sampler per text: (logits, rng) -> id, called once per token
+    complete(prompt, options, new_sampler)  # one sampler per text: (logits, rng) -> id, called once per token
 
 
 if __name__ == "__main__":

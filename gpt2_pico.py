@@ -4,7 +4,7 @@ It is slow and short, and it is the reference that gpt2.py is tested against.
 """
 
 if __name__ == "__main__":
-    import cli.requirements  # noqa: F401
+    import cli.start  # noqa: F401
 
 from functools import partial
 from math import erf
@@ -85,11 +85,11 @@ def generate(inputs, params, n_head, n_tokens_to_generate, sampler, rng=None, st
         ids.append(next_id)
 
 
-def main(prompt=None, *words, **options):
+def main(prompt=None, **options):
     """Continue a text. `python gpt2_pico.py --help` lists the options."""
     from cli.complete import complete_with_reference
 
-    complete_with_reference(generate, prompt, words, options)
+    complete_with_reference(generate, prompt, options)
 
 
 if __name__ == "__main__":

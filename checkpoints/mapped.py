@@ -53,7 +53,7 @@ def convert_once(
         return map_tensors(converted, shapes)
     except OSError as error:
         folder = named(converted.parent)
-        log.info(f"{folder} is not writable ({reason(error)}): the model is converted for this run only")
+        log.warning(f"{folder} is not writable ({reason(error)}): the model is converted for this run only")
         return convert_for_this_run(converted, shapes, convert)
 
 

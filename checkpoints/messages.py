@@ -1,5 +1,6 @@
 """Foreign text in messages, such as names and answers: limited in length, without control characters."""
 
+import json
 import reprlib
 from os import PathLike
 
@@ -36,6 +37,15 @@ def shown(value: object) -> str:
     ("'gelu'", 'missing or null', '[1, 1, 1, 1, 1, 1, ...]')
     """
     return "missing or null" if value is None else reprlib.repr(value)
+
+
+def as_json(value: object) -> str:
+    """Return a part of a JSON file for a message, as it is written there.
+
+    >>> as_json(None), as_json(["a", True])
+    ('null', '["a", true]')
+    """
+    return abbreviated(json.dumps(value))
 
 
 def named(path: str | PathLike) -> str:

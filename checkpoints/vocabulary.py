@@ -18,7 +18,7 @@ from typing import Any
 
 from checkpoints import download, files
 from checkpoints.files import CheckpointError
-from checkpoints.messages import abbreviated, named, shown
+from checkpoints.messages import abbreviated, as_json, named, shown
 from checkpoints.places import Places
 from encoder import PIECES, AddedToken, Encoder
 
@@ -141,7 +141,8 @@ def make_encoder(
     """
     vocabulary_path, merges_path = paths
     contents = {token.content: token.id for token in added}
-    check_vocabulary({**vocabulary, **contents}, vocabulary_path)
+    if contents:
+        check_vocabulary({**vocabulary, **contents}, vocabulary_path)
     check_merges(vocabulary, merges, contents, vocabulary_path, merges_path)
     if n_rows is not None:
         vocabulary = {token: i for token, i in vocabulary.items() if i < n_rows or token not in contents}
@@ -281,7 +282,7 @@ def added_token(entry: Any, path: Path, token_id: Any = None) -> AddedToken:
     if isinstance(token_id, str) and token_id.isascii() and token_id.isdecimal() and len(token_id) < 20:
         token_id = int(token_id)
     if type(token_id) is not int:
-        raise damaged(path, f"has {shown(entry)} among its added tokens, not an object with a content and an id")
+        raise damaged(path, f"has {as_json(entry)} among its added tokens, not an object with a content and an id")
     check_vocabulary({content: token_id}, path)
     flags = {name: entry.get(name) is True for name in AddedToken._fields[2:]}
     return AddedToken(content, token_id, **flags)
@@ -341,7 +342,7 @@ def pairs(merges: Any, path: Path) -> Iterator[tuple[str, str]]:
     for merge in merges if isinstance(merges, list) else [None]:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not is_pair(pair):
-            raise damaged(path, f"has the merge {shown(merge)}, which is not two symbols")
+            raise damaged(path, f"has the merge {as_json(merge)}, which is not two symbols")
         yield pair[0], pair[1]
 
 

@@ -1,35 +1,49 @@
-"""From the words of a command line to flags in the one form that Fire cannot misread.
+"""From the words of a command line to flags in the one form that Fire cannot misread: `--name=value`.
 
-["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "Once upon"]
+["--max-new-tokens", "5", "Once upon"] -> ["--n_tokens_to_generate=5", "--prompt=Once upon"]
 """
 
-import difflib
-import os
+import json
 import re
-import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from checkpoints.messages import abbreviated
-from cli.checks import shown, switch
-from cli.flags import FLAGS, UNSUPPORTED_FLAGS, Flag, aliases_of
+from cli.checks import BOOLEANS, shown, strings, switch
+from cli.flags import FLAGS, Flag, aliases_of
+from cli.hints import check_known
 
 FLAG_PATTERN = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+LOOKS_LIKE_FLAG = re.compile(r"--\S*")  # a single word after which there is no prompt
 
 
 def normalize_args(
     arguments: Iterable[str], table: Mapping[str, Flag] = FLAGS, positional: tuple[str, ...] = ("prompt",)
 ) -> list[str]:
-    """Rewrite arguments so that Fire reads them in only one way: `--name=value` for flags, by our names.
+    """Return the arguments as `--name=value`, by our names, so that Fire reads them in only one way.
 
-    A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts. A
-    switch consumes no word after it but True or False, "-" is a prompt (stdin), and no word after "--" is a flag.
+    A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts.
+    "-" is a prompt (stdin), and no word after "--" is a flag.
     table: the flags of the command. positional: the names of the other words, in order.
+    Raise ValueError for unknown flags, missing values and further words.
 
     >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
-    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', 'Once upon']
+    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', '--prompt=Once upon']
     """
-    arguments = deque(arguments)
+    flags, words = split(deque(arguments), table, positional)
+    words = with_values_of_switches(flags, words, len(positional))
+    check_words(words, positional)
+    for name, word in zip(positional, words, strict=False):
+        if name in dict(flags):
+            raise ValueError(f"the {name} is given twice, as --{name} and as {shown(word)}; remove one of them")
+    pairs = with_one_stop(flags) + list(zip(positional, words, strict=False))
+    return [f"--{name}={value}" for name, value in pairs]
+
+
+def split(arguments, table, positional):
+    """Return the flags, as [[name, value]], and the other words. The value of a switch without one is None.
+
+    A word that may be such a value, "yes" or "off", is among the words, as a SwitchWord with the place of its flag.
+    """
     flags = []
     words = []
     while arguments:
@@ -37,63 +51,76 @@ def normalize_args(
         if argument == "--":
             words += arguments
             break
-        if match := FLAG_PATTERN.fullmatch(argument):
-            flags.append(normalize_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
+        match = FLAG_PATTERN.fullmatch(argument)
+        if match:
+            flags.append(read_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
+            if flags[-1][1] is None and arguments and arguments[0].lower() in BOOLEANS:
+                words.append(SwitchWord(arguments.popleft(), len(flags) - 1))
+        elif LOOKS_LIKE_FLAG.fullmatch(argument):
+            raise ValueError(f"{shown(argument)} is no flag; a prompt that begins with dashes follows --")
         else:
             words.append(argument)
-    check_given_once([name for name, _ in flags], words, positional)
-    check_further_words(words, positional)
-    for i, (name, word) in enumerate(zip(positional, words, strict=False)):
-        if word.startswith("-"):
-            words[i] = f"--{name}={word}"
-    return [f"--{name}={value}" for name, value in flags] + words
+    return flags, words
 
 
-def check_given_once(names, words, positional):
-    """Raise ValueError if --stop or a positional argument is given twice."""
-    if names.count("stop") > 1:
-        raise ValueError("""stop is given twice; give a list, as in --stop '["one", "two"]'""")
-    for name, word in zip(positional, words, strict=False):
-        if name in names:
-            raise ValueError(f"the {name} is given twice, as --{name} and as {shown(word)}; remove one of them")
+class SwitchWord(str):
+    """A word after a switch that may be its value. Attribute: `place`, the index of the switch."""
+
+    def __new__(cls, word: str, place: int):
+        self = super().__new__(cls, word)
+        self.place = place
+        return self
 
 
-def check_further_words(words, positional):
-    """Raise ValueError for a word after the positional ones that Fire would take for a flag or a separator."""
-    n = len(positional)
-    if any(word.startswith("-") for word in words[n:]):
-        several = " ".join(words[n - 1 :])
-        raise ValueError(f"the {positional[-1]} must be in quotes: {shown(several)} arrived as several words")
-
-
-def normalize_flag(name, value, following, table, positional):
-    """Return a flag's name in the table, and its value, which may be the first of the words that follow."""
+def read_flag(name, value, following, table, positional):
+    """Return [name in the table, value]. The value may be the first of the words that follow; None for a switch."""
     name = name if name in table else aliases_of(FLAGS).get(name, name)
-    if value is not None:
-        return name, value
-    switches = [switch_name for switch_name, flag in table.items() if flag.check is switch]
     opposite = re.sub("^no_?", "", name)
-    if opposite != name and opposite in switches:
-        return opposite, "False"
-    if name in switches:
-        is_followed = following and following[0].lower() in ("true", "false")
-        return name, following.popleft() if is_followed else "True"
-    if following and following[0] != "--" and not FLAG_PATTERN.fullmatch(following[0]):
-        return name, following.popleft()
+    if value is None and opposite != name and is_switch(opposite, table):
+        return [opposite, "False"]
     check_known(name, {**table, **dict.fromkeys(positional)})
+    if value is not None:
+        return [name, value]
+    if is_switch(name, table):
+        return [name, None]
+    if following and following[0] != "--" and not FLAG_PATTERN.fullmatch(following[0]):
+        return [name, following.popleft()]
     raise ValueError(f"--{name} needs a value; write a value that begins with a dash as --{name}=VALUE")
 
 
-def check_known(name: str, table: Mapping[str, object]) -> None:
-    """Raise ValueError if a flag is not in the table."""
-    if name in table:
+def is_switch(name, table):
+    return name in table and table[name].check is switch
+
+
+def with_values_of_switches(flags, words, n_positional):
+    """Give each switch its value; return the words that remain.
+
+    True and False after a switch are its value. Yes, no, on and off are it only if other words are left for a prompt.
+    """
+    left = list(words)
+    for word in [word for word in words if isinstance(word, SwitchWord)][::-1]:
+        if word.lower() in ("true", "false") or len(left) > n_positional:
+            flags[word.place][1] = str(word)
+            left = [each for each in left if each is not word]
+    for flag in flags:
+        flag[1] = "True" if flag[1] is None else flag[1]
+    return left
+
+
+def check_words(words, positional):
+    """Raise ValueError for more words than the command reads."""
+    if len(words) <= len(positional):
         return
-    if name in UNSUPPORTED_FLAGS:
-        raise ValueError(f"there is no flag --{name}: {UNSUPPORTED_FLAGS[name]}")
-    if name in FLAGS:
-        script = abbreviated(os.path.basename(sys.argv[0]))
-        raise ValueError(f"{script} has no --{name}; --help lists its options (gpt2.py has --{name})")
-    aliases = {alias: flag for alias, flag in aliases_of(FLAGS).items() if flag in table}
-    near = difflib.get_close_matches(name[:100], [*table, *aliases], n=1)
-    hint = f"did you mean --{aliases.get(near[0], near[0])}? " if near else ""
-    raise ValueError(f"there is no flag --{abbreviated(name)}; {hint}--help lists all options")
+    several = shown(" ".join(words[len(positional) - 1 :]))
+    if positional == ("prompts",):
+        raise ValueError(f"the prompts must be one file: {several} arrived as several words")
+    raise ValueError(f"the {positional[-1]} must be in quotes: {several} arrived as several words")
+
+
+def with_one_stop(flags):
+    """Return the flags, with all values of a repeated --stop as one list."""
+    stops = [value for name, value in flags if name == "stop"]
+    others = [(name, value) for name, value in flags if name != "stop"]
+    if len(stops) > 1:
+        stops = [json.dumps([text for value in stops for text in strings("stop", value)])]
+    return others + [("stop", value) for value in stops]

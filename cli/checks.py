@@ -1,6 +1,9 @@
 """Checks of a flag's value: (name, value) -> value, or ValueError with the name, the value and the rule."""
 
+import ast
 import json
+import math
+import numbers
 import os
 import re
 import reprlib
@@ -18,11 +21,13 @@ DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")  # integers that fit in 40 bits never collide in a dict
 MAX_DIGITS = 40  # characters of a number
 MAX_WHOLE = 2**63 - 1
-MAX_STOP_LENGTH = 10_000  # characters of all stop strings together
+MAX_STOP_LENGTH = 10_000  # characters of all texts in a list
+MAX_BIAS = 100
+LISTS = ('["', "['")  # how a list of texts begins
 
 
 def shown(value: object) -> str:
-    """Return a value for a message, of limited length.
+    """Return a value for a message, of limited length, a list as the user typed it.
 
     >>> shown("a\\n"), shown([0.5, 10**60])
     ("'a\\\\n'", '[0.5, 100000000000000000...0000000000000000000]')
@@ -33,13 +38,25 @@ def shown(value: object) -> str:
 # ---- from text to values ---------------------------------------------------------------------------------------
 
 
+class Typed(tuple):
+    """A list of values. In messages it appears as the user typed it. Attribute: `text`."""
+
+    def __new__(cls, values, text: str):
+        self = super().__new__(cls, values)
+        self.text = text
+        return self
+
+    def __repr__(self):
+        return abbreviated(self.text)
+
+
 def evaluate(name: str, text: str) -> object:
     """Return the value of a text of the command line: a number, True, False, None, or a tuple of these.
 
     Any other text is returned as it is. Raise ValueError for a number with too many digits.
 
-    >>> evaluate("top_p", "0.9"), evaluate("top_p", "[0.5, 1]"), evaluate("top_p", "0.5,high"), evaluate("seed", "now")
-    (0.9, (0.5, 1), (0.5, 'high'), 'now')
+    >>> evaluate("top_p", "0.9"), tuple(evaluate("top_p", "[0.5, 1]")), evaluate("seed", "now")
+    (0.9, (0.5, 1), 'now')
     """
     text = text.strip()
     is_list = text[:1] + text[-1:] in ("[]", "()")
@@ -48,7 +65,7 @@ def evaluate(name: str, text: str) -> object:
     parts = [part.strip() for part in (text[1:-1] if is_list else text).split(",")]
     if not parts[-1]:
         parts.pop()
-    return tuple(evaluate_one(name, part) for part in parts)
+    return Typed([evaluate_one(name, part) for part in parts], text)
 
 
 def evaluate_one(name, text):
@@ -108,26 +125,34 @@ def path(name: str, value: object) -> str:
 
 
 def strings(name: str, value: object) -> tuple[str, ...]:
-    """Return a tuple of strings: one string, in which \\n, \\t and \\\\ are escapes, or a JSON list of strings."""
+    """Return a tuple of texts: one text with escapes such as \\n, or a list in JSON or in Python's form."""
     if isinstance(value, str):
         check_stop_length(name, [value])
-        value = listed(name, value) if value.startswith("[") else value
-    if isinstance(value, str):
-        value = [re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], value)]
+        value = listed(name, value) if value.startswith(LISTS) or value == "[]" else [unescaped(value)]
     if not isinstance(value, (list, tuple)) or not all(isinstance(string, str) and string for string in value):
-        raise ValueError(f"{name} is {shown(value)}; it must be a text or a JSON list of texts, none of them empty")
+        raise ValueError(f"{name} is {shown(value)}; it must be a text or a list of texts, none of them empty")
     check_stop_length(name, value)
     return tuple(value)
 
 
 def listed(name, text):
-    """Return the value of a JSON list; the text itself if it is not JSON but only begins with a bracket."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{name} is {shown(text)}, which is nested too deep; it must be a list of texts") from None
-    except ValueError:
-        return text
+    """Return the value of a list in JSON or in Python's form."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    raise ValueError(f"""{name} is {shown(text)}, which begins as a list but is none; write '["one", "two"]'""")
+
+
+def unescaped(text: str) -> str:
+    """Return a text with its escapes replaced: \\n, \\r, \\t and \\\\."""
+    return re.sub(r"\\([nrt\\])", lambda match: ESCAPES[match[1]], text)
+
+
+def escaped_text(name: str, value: object) -> str:
+    """Return a text in which escapes are replaced."""
+    return unescaped(str(value))
 
 
 def check_stop_length(name, texts):
@@ -140,8 +165,8 @@ def ids(name: str, value: object) -> tuple:
     return tuple(value) if isinstance(value, (list, tuple, set)) else (value,)
 
 
-def biases(name: str, value: object) -> dict[int, float]:
-    """Return {id: number} from a JSON object {"id": number}."""
+def biases(name: str, value: object) -> dict[int | str, float]:
+    """Return {id or text: number} from a JSON object. Digits are a token id, other keys the text of a token."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -149,17 +174,29 @@ def biases(name: str, value: object) -> dict[int, float]:
             raise ValueError(no_biases(name, value)) from None
     if not isinstance(value, dict):
         raise ValueError(no_biases(name, value))
-    numbers = {}
-    for key, number in value.items():
-        if isinstance(key, bool) or not TOKEN_ID.fullmatch(abbreviated(key)):
-            raise ValueError(f"{name} has the key {shown(key)}; a key is a token id, 0 to {MAX_ID}")
-        numbers[int(key)] = number
-    return numbers
+    return {bias_key(name, key): bias(name, key, number) for key, number in value.items()}
+
+
+def bias_key(name, key):
+    """Return a key as an id or a text."""
+    if isinstance(key, str) and key and not key.isdecimal():
+        return key
+    if isinstance(key, bool) or not TOKEN_ID.fullmatch(abbreviated(key)):
+        raise ValueError(f"{name} has the key {shown(key)}; a key is a token id, 0 to {MAX_ID}, or the text of a token")
+    return int(key)
+
+
+def bias(name, key, number):
+    is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not is_number or not (-MAX_BIAS <= number <= MAX_BIAS or number == -math.inf):
+        rule = f"a number from -{MAX_BIAS} to {MAX_BIAS}, or -Infinity to ban it"
+        raise ValueError(f"{name} of {shown(key)} is {shown(number)}; it must be {rule}")
+    return number
 
 
 def no_biases(name, value):
     example = '{"50256": -100}'
-    return f"{name} is {shown(value)}; it must map token ids to numbers, as in '{example}'"
+    return f"{name} is {shown(value)}; it must map token ids or texts to numbers, as in '{example}'"
 
 
 def unchecked(name: str, value: object) -> object:

@@ -32,7 +32,7 @@ def run(main: Callable, command: object = "cli.help.GPT2") -> None:
 
     command: a cli.help.Command, or its dotted name, so that this function imports it.
     """
-    import cli.requirements  # noqa: F401, ends the process if a package is missing
+    import cli.start  # noqa: F401, ends the process if a package is missing
 
     try:
         with raised_signals(), without_library_messages():
@@ -57,11 +57,19 @@ def exit_code(main, command):
         discard_stdout()
         return 0
     except KeyboardInterrupt:  # the text so far has been printed
+        end_line()
         return 130
     except Terminated as error:
         return fail(error, 128 + error.signum)
     except Exception as error:
         return fail(error, 2 if type(error) is ValueError else 1)  # a subclass of ValueError comes from a library
+
+
+def end_line():
+    """Let the shell continue on a line of its own, behind ^C. A text that the terminal shows has ended its line."""
+    if sys.stderr and sys.stderr.isatty() and not (sys.stdout and sys.stdout.isatty()):
+        with contextlib.suppress(OSError):
+            print(file=sys.stderr, flush=True)
 
 
 def fail(error, code):
@@ -211,13 +219,13 @@ def call_with_arguments(main, arguments, command):
     options = set(itertools.takewhile(lambda argument: argument != "--", arguments))
     if options & {"-h", "--help"}:
         output.write(help.render(command))
-    elif "--version" in options:
+    elif options & {"-v", "-V", "--version"}:
         output.write(help.version(VERSION))
     else:
-        call_with_fire(main, arguments, command.flags)
+        call_with_fire(main, arguments, command)
 
 
-def call_with_fire(main, arguments, table):
+def call_with_fire(main, arguments, command):
     """Call `main` through Fire."""
     # Fire maps options to the parameters of `main`. The parsing is ours: Fire evaluates words as Python, so that the
     # prompts "1984", "a, b" and "{x}" would arrive as a number, a tuple and a set.
@@ -228,10 +236,13 @@ def call_with_fire(main, arguments, table):
 
     from cli.arguments import normalize_args
     from cli.checks import evaluate
+    from cli.config import with_config
 
+    table = command.flags
     evaluated = {name: partial(evaluate, name) for name, flag in table.items() if flag.is_value}
     parameters = inspect.signature(main).parameters.values()
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     decorators.SetParseFn(str)(main)
     decorators.SetParseFns(**evaluated)(main)
-    Fire(main, command=normalize_args(arguments, table, tuple(positional)))
+    flags = normalize_args(arguments, table, tuple(positional))
+    Fire(main, command=with_config(flags, command, tuple(positional)))

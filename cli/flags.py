@@ -1,14 +1,15 @@
-"""The flags of all commands: one table of names, defaults, checks and help.
+"""The flags of gpt2.py: one table of names, defaults, checks and help.
 
-`--help` (cli/help.py), the settings of batch rows and of explore.py, and the tables in docs/ derive from these tables.
+The tables of the other commands (command_flags.py), `--help` (help.py), the settings of batch rows and of explore.py,
+and the tables in docs/ derive from this table.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import sampling
-from cli.checks import Check, biases, ids, one_of, path, several, strings, switch, unchecked, whole
+from cli.checks import Check, biases, escaped_text, ids, one_of, path, strings, switch, unchecked, whole
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def knob_default(name: str) -> str:
     *_, default = sampling.KNOBS[name]
     return f"{default:g}"
 
+
+SHELLS = ("bash", "zsh", "fish")
+SEPARATOR = "-" * 15  # a line between two samples, as in nanoGPT
 
 FLAGS = {
     "n_tokens_to_generate": Flag(
@@ -92,6 +96,16 @@ FLAGS = {
         "a warning",
         per_row=True,
     ),
+    "file": Flag(
+        None,
+        path,
+        "text",
+        "continue the text of FILE, or of stdin if it is -",
+        "FILE",
+        aliases=("f", "prompt_file"),
+    ),
+    "escape": Flag(False, switch, "text", r"read \n, \t and \\ in the prompt as a new line, a tab and a backslash"),
+    "stdin": Flag(True, switch, "text", "False, or --no_stdin: read no text from a pipe", "True|False"),
     "seed": Flag(
         None,
         whole(0),
@@ -188,7 +202,7 @@ FLAGS = {
         None,
         biases,
         "penalties",
-        """add to the logits of tokens, by id: '{"50256":-5}'""",
+        """add to the logits of tokens, given by id or by text: '{"50256": -5, " cat": 2}'""",
         "JSON",
         per_row=True,
     ),
@@ -201,18 +215,28 @@ FLAGS = {
         is_value=True,
         per_row=True,
     ),
+    "banned_words": Flag(
+        (),
+        strings,
+        "penalties",
+        """never generate this word, or the words of a list: '["cat", "dog"]'; with and without a space before it""",
+        "TEXT",
+        aliases=("bad_words",),
+        per_row=True,
+    ),
     "stop": Flag(
         (),
         strings,
         "end",
-        r"""end before TEXT, in which \n is a new line; or before any text of a list: '["one", "two"]'""",
+        r"end before TEXT, in which \n is a new line; may be given several times, or as a list: "
+        """'["one", "two"]'""",
         "TEXT",
         aliases=("stop_sequences", "stop_strings"),
         per_row=True,
     ),
     "min_new_tokens": knob(
         "end",
-        "ban <|endoftext|> until there are N new tokens",
+        "end at neither <|endoftext|> nor a --stop text until there are N new tokens",
         "N",
         aliases=("min_tokens",),
     ),
@@ -234,9 +258,29 @@ FLAGS = {
         is_value=True,
     ),
     "echo": Flag(False, switch, "output", "print the prompt before the text"),
-    "stream": Flag(
-        True, switch, "output", "print the text as it is generated; False: when it is complete", "True|False"
+    "separator": Flag(
+        SEPARATOR,
+        escaped_text,
+        "output",
+        r"print a line with TEXT between two samples; \n is a new line",
+        "TEXT",
     ),
+    "stream": Flag(
+        True,
+        switch,
+        "output",
+        "print the text as it is generated; False: when it is complete. With --json --stream, one line per token",
+        "True|False",
+    ),
+    "output": Flag(
+        None,
+        path,
+        "output",
+        "write to FILE, as the text is generated, instead of to stdout; FILE must be new",
+        "FILE",
+        aliases=("o", "output_file"),
+    ),
+    "overwrite": Flag(False, switch, "output", "replace the file of --output"),
     "json": Flag(
         False,
         switch,
@@ -248,14 +292,44 @@ FLAGS = {
         None,
         whole(0),
         "output",
-        "add to the JSON the log-probability of every token, and the K likeliest tokens with theirs",
+        "add to the JSON the log-probability of every token, and the K likeliest tokens with theirs; with --echo also "
+        "those of the prompt",
         "K",
         is_value=True,
     ),
     "quiet": Flag(False, switch, "output", "print nothing but errors to stderr: no seed, no progress bar, no speed"),
 }
+FLAGS |= {
+    "threads": Flag(
+        None,
+        whole(1),
+        "process",
+        "compute with N threads; by default OMP_NUM_THREADS, or else the CPUs that this process may use",
+        "N",
+        is_value=True,
+    ),
+    "config": Flag(
+        None,
+        path,
+        "process",
+        "read flags from a TOML or JSON file; those of the command line come first. PICOGPT_CONFIG names a default "
+        "file",
+        "FILE",
+    ),
+    "history": Flag(
+        True, switch, "process", "False, or --no_history: do not store the prompts that are typed", "True|False"
+    ),
+    "completion": Flag(
+        None,
+        one_of(*SHELLS),
+        "process",
+        "print a script for the completion of words in this shell, and exit",
+        "|".join(SHELLS),
+    ),
+}
 STRATEGY_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.group == "sampling")
 PENALTY_FLAGS = (*sampling.PENALTIES, "logit_bias", "banned_ids")
+PROMPT_FLAGS = ("file", "escape", "stdin", "history")  # where a prompt comes from
 ROW_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.per_row)
 
 
@@ -264,88 +338,7 @@ def without(table: Mapping[str, Flag], *names: str) -> dict[str, Flag]:
     return {name: flag for name, flag in table.items() if name not in names}
 
 
-MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
-N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
-
-PICO_FLAGS = without(FLAGS, "list", "num_samples", "context", "keep", "logprobs", "ignore_eos", *PENALTY_FLAGS)
-BATCH_FLAGS = {
-    "output": Flag(None, path, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
-    "overwrite": Flag(
-        False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
-    ),
-    "batch_size": Flag(
-        None,
-        whole(1),
-        "run",
-        f"decode N samples at a time; by default as many as fit in half of the free memory, at most {MAX_BATCH_SIZE}",
-        "N",
-        is_value=True,
-    ),
-    "format": Flag(
-        None,
-        one_of("txt", "jsonl", "csv"),
-        "run",
-        "format of PROMPTS, if its name does not show it",
-        "txt|jsonl|csv",
-    ),
-    **without(FLAGS, "json", "stream", "list"),
-}
-VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
-EXPLORE_FLAGS = {
-    "model_size": FLAGS["model_size"],
-    "models_dir": FLAGS["models_dir"],
-    "offline": FLAGS["offline"],
-    "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),
-    "special": FLAGS["special"],
-    "seed": FLAGS["seed"],
-    "steps": Flag(1, whole(1), "view", "next, plot --heatmap: show N tokens, one after another", "N", is_value=True),
-    "rows": Flag(
-        None,
-        whole(1),
-        "view",
-        f"next, plot: show the N likeliest tokens (default {N_ROWS['next']} and {N_ROWS['plot']}; "
-        f"{N_ROWS['next --steps']} with --steps); score: list the N most surprising tokens (default {N_ROWS['score']}, "
-        "all without colour)",
-        "N",
-        is_value=True,
-    ),
-    "heatmap": Flag(False, switch, "view", "plot: draw the likeliest tokens at each of --steps positions"),
-    "num_samples": replace(FLAGS["num_samples"], group="view", help="sweep: texts per setting"),
-    "n_tokens_to_generate": replace(
-        FLAGS["n_tokens_to_generate"], group="view", help="sweep: at most N new tokens per text"
-    ),
-    "stride": Flag(
-        None,
-        whole(1),
-        "view",
-        "score: move overlapping windows by N tokens, for more context; by default windows do not overlap, as in "
-        "lm-evaluation-harness",
-        "N",
-        is_value=True,
-    ),
-    "output": Flag(
-        None,
-        path,
-        "view",
-        "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file",
-        "FILE",
-    ),
-    "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),
-    **{name: replace(FLAGS[name], check=several(FLAGS[name].check)) for name in VIEW_SETTINGS},
-    "min_new_tokens": replace(FLAGS["min_new_tokens"], check=several(FLAGS["min_new_tokens"].check), group="penalties"),
-    "logit_bias": FLAGS["logit_bias"],
-    "banned_ids": FLAGS["banned_ids"],
-}
-
 POSITIONAL_ALIASES = {"start": "prompt", "p": "prompt"}
-UNSUPPORTED_FLAGS = {  # flags of other programs -> what to use instead
-    "max_length": "it counts the prompt too; --n_tokens_to_generate counts the new tokens",
-    "do_sample": "any of --temperature, --top_k, --top_p and similar options is enough to sample",
-    "t": "it could be --temperature, --top_k or --top_p; write it out",
-    "s": "write out --seed or --stop",
-    "device": "NumPy runs on the CPU; OMP_NUM_THREADS sets the number of its threads",
-    "threads": "set the environment variable OMP_NUM_THREADS",
-}
 
 
 def aliases_of(table: Mapping[str, Flag]) -> dict[str, str]:

@@ -4,10 +4,12 @@ import platform
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from cli.flags import FLAGS, PICO_FLAGS, Flag
+from cli.command_flags import PICO_FLAGS
+from cli.flags import FLAGS, Flag
 
 WIDTH = 79
 NAME_WIDTH = 29  # columns of the names of the flags
@@ -20,6 +22,26 @@ GROUPS = {  # heading of each group of flags
     "penalties": "Penalties, biases and bans",
     "end": "The end of the text, besides N tokens and <|endoftext|>",
     "output": "Output: text goes to stdout, remarks go to stderr if it is a terminal",
+    "process": "The process",
+}
+
+
+EXIT_CODES = {
+    "0": "success; also if the reader of the pipe closed it, as `head` does",
+    "1": "run-time failure, such as a damaged model file or a full disk",
+    "2": "usage error: one line on stderr states the problem, the value and the rule",
+    "130": "Ctrl-C; the text so far has been printed",
+    "143, 129": "SIGTERM, or SIGHUP from a closed terminal; the text so far has been printed, stderr has one line",
+}
+ENVIRONMENT = {
+    "PICOGPT_MODEL": "the default of --model_size",
+    "PICOGPT_MODELS_DIR": "the default of --models_dir",
+    "PICOGPT_CONFIG": "a configuration file, read before that of --config",
+    "PICOGPT_MODELS_URL": "a mirror of OpenAI's models, with the same layout",
+    "PICOGPT_DEBUG": "1 shows the traceback of an error, and the warnings of libraries",
+    "OMP_NUM_THREADS": "the default of --threads",
+    "HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE": "as in the package huggingface_hub",
+    "COLUMNS, NO_COLOR, FORCE_COLOR": "the width and the colours of explore.py",
 }
 
 
@@ -28,7 +50,8 @@ class Command:
     """A command: its flags, and the parts of its help that are not about a flag.
 
     usage: the words after `python`. about: paragraphs before the flags; the usage follows the first one. closing:
-    paragraphs after the flags. Paragraphs are wrapped, but the lines of a table, which begin with "| ", stay lines.
+    paragraphs after the flags. kinds: a positional argument and, for each of its values, the names of the flags that
+    have an effect with it. Paragraphs are wrapped, but the lines of a table, which begin with "| ", stay lines.
     examples: complete command lines.
     """
 
@@ -37,6 +60,13 @@ class Command:
     flags: Mapping[str, Flag]
     examples: tuple[str, ...]
     closing: str = ""
+    kinds: tuple[str, Mapping[str, tuple[str, ...]]] = ("", MappingProxyType({}))
+
+    def flags_of(self, given: Mapping[str, str]) -> Mapping[str, Flag]:
+        """Return the flags that the command takes with these arguments."""
+        positional, kinds = self.kinds
+        names = kinds.get(given.get(positional), self.flags)
+        return {name: self.flags[name] for name in names}
 
 
 GPT2 = Command(

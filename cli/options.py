@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import sampling
-from cli.arguments import check_known
 from cli.flags import FLAGS, PENALTY_FLAGS, STRATEGY_FLAGS, Flag
+from cli.hints import check_known
 
 MODEL_PRESET = "model"  # the preset that stands for the suggestions in a model's files; see suggestions.py
 
@@ -38,8 +38,11 @@ class Options:
 
     @property
     def penalties(self) -> dict:
-        """Return the arguments of sampling.make_logits_processor that are options."""
-        return {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
+        """Return the arguments of sampling.make_logits_processor that are options, without tokens given as texts."""
+        found = {name: self.values[name] for name in PENALTY_FLAGS if name in self.values}
+        if found.get("logit_bias"):
+            found["logit_bias"] = {key: number for key, number in found["logit_bias"].items() if type(key) is int}
+        return found
 
     @property
     def window_keep(self) -> int | None:

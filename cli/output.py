@@ -4,29 +4,21 @@ The completions of a prompt are generated side by side but printed one after ano
 text of the others waits until all earlier ones have ended.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-import numpy as np
-
-import sampling
-from cli.flags import FLAGS, STRATEGY_FLAGS
+from checkpoints import files
+from checkpoints.messages import escaped, named, reason
+from cli.flags import SEPARATOR
 from cli.messages import run_time_failures
-from cli.options import Options
 from engine.completion import Completion
-from utils import Model
-
-SEPARATOR = "-" * 15  # a line between two samples, as in nanoGPT
-# The values with which options have no effect, besides the defaults.
-OFF = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "entmax_alpha": 1, "repetition_penalty": 1}
-OFF |= {"presence_penalty": 0, "frequency_penalty": 0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "logit_bias": {}}
-# Flags that do not change the text.
-NOT_SETTINGS = ("seed", "model_size", "models_dir", "list", "offline", "json", "stream", "quiet")
-
 
 # ---- completions -> pieces of text -----------------------------------------------------------------------------
 
@@ -72,6 +64,59 @@ def follow(steps: Iterable, completions: list[Completion]) -> Iterator[tuple[Com
             waiting.popleft()
 
 
+class Kept:
+    """Keeps the text of a completion. Attribute: `text`."""
+
+    def __init__(self, completion: Completion):
+        self.completion = completion
+        self.text = ""
+
+    def watch(self, pieces: Iterable) -> Iterator:
+        """Yield the pieces, as from `follow`."""
+        for completion, piece, is_last in pieces:
+            if completion is self.completion:
+                self.text += piece
+            yield completion, piece, is_last
+
+
+# ---- a file in place of stdout ---------------------------------------------------------------------------------
+
+
+def check_file(name: str | None, overwrite: bool) -> None:
+    """Raise ValueError if a file of --output exists and may not be replaced, or its folder is missing."""
+    if name is None:
+        return
+    path = files.expand(name)
+    if os.path.exists(path) and not overwrite and not is_device(path):
+        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output")
+    if os.path.isdir(path):
+        raise ValueError(f"{named(name)} is a folder; --output needs the name of a file")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {named(folder)}, where --output {named(name)} would be")
+
+
+def is_device(path):
+    return not os.path.isfile(path) and not os.path.isdir(path)
+
+
+@contextlib.contextmanager
+def stdout_to(name: str | None, overwrite: bool) -> Iterator[None]:
+    """Write what is printed within a `with` block to a file. What was written stays, whatever happens later."""
+    if name is None:
+        yield
+        return
+    path = files.expand(name)
+    try:
+        file = open(path, "w" if overwrite or is_device(path) else "x", encoding="utf-8", errors="replace")  # noqa: SIM115
+    except FileExistsError as error:
+        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output") from error
+    except OSError as error:
+        raise OSError(f"cannot write {named(name)}: {reason(error)}") from error
+    with file, contextlib.redirect_stdout(file):
+        yield
+
+
 # ---- pieces of text -> stdout ----------------------------------------------------------------------------------
 
 
@@ -92,31 +137,57 @@ def write(text: str) -> None:
         raise OSError(f"cannot write to stdout: {error.strerror}") from error
 
 
-def write_text(pieces: Iterable, beginning: str = "") -> None:
+def write_text(pieces: Iterable, beginning: str = "", separator: str | None = None) -> None:
     """Print each text as it arrives, a separator between two, and one newline at the end, even after an error.
 
-    pieces: as from `follow`. beginning: printed before each text.
+    A terminal gets escapes in place of control characters, except new line and tab. pieces: as from `follow`.
+    beginning: printed before each text.
     """
+    shown = for_terminal if sys.stdout.isatty() else str
     before = beginning
     try:
         for _, piece, is_last in pieces:
-            write(before + piece)
-            before = f"\n{SEPARATOR}\n{beginning}" if is_last else ""
+            write(shown(before + piece))
+            before = f"\n{SEPARATOR if separator is None else separator}\n{beginning}" if is_last else ""
     finally:
         write("\n")
 
 
-def write_json(pieces: Iterable, beginning: str, record_of: Callable[[int, Completion, str], dict]) -> None:
-    """Print one line of JSON per completion as soon as it has ended. record_of: (index, completion, text) -> dict."""
+def for_terminal(text: str) -> str:
+    """Return a text that cannot move the cursor or change colours."""
+    return escaped(text, but="\n\t\u200d")  # the last one joins emoji
+
+
+def write_json(
+    pieces: Iterable, beginning: str, record_of: Callable[[int, Completion, str], dict], encoder: Any = None
+) -> None:
+    """Print one line of JSON per completion as soon as it has ended. record_of: (index, completion, text) -> dict.
+
+    encoder: if it is given, also print a line per token, as soon as it is generated.
+    """
     escape_lone_surrogates()
     index = 0
+    n_shown = 0
     whole = beginning
     for completion, piece, is_last in pieces:
         whole += piece
+        if encoder:
+            new = completion.ids[n_shown:]
+            n_shown += len(new)
+            write("".join(map(as_line, token_records(index, new, piece, encoder))))
         if is_last:
+            n_shown = 0
             write(as_line(record_of(index, completion, whole)))
             index += 1
             whole = beginning
+
+
+def token_records(index: int, ids: list[int], piece: str, encoder: Any) -> list[dict]:
+    """Return a record for each new id; the text that became certain belongs to the last one."""
+    records = [{"index": index, "id": i, "token": encoder.decode([i]), "text": ""} for i in ids]
+    if records:
+        records[-1]["text"] = piece
+    return records
 
 
 def escape_lone_surrogates() -> None:
@@ -127,105 +198,3 @@ def escape_lone_surrogates() -> None:
 def as_line(record: dict) -> str:
     """Return a record as a line of JSON."""
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-# ---- records ---------------------------------------------------------------------------------------------------
-
-
-def make_record(
-    index: int,
-    completion: Completion,
-    text: str,
-    *,
-    prompt: str,
-    n_prompt: int,
-    seed: int,
-    model: Model,
-    options: Options,
-    clock: Clock,
-) -> dict:
-    """Return the JSON object of a completion. n_prompt: the number of prompt tokens."""
-    n_new = len(completion.ids)
-    seconds = clock.seconds_of(completion)
-    record = {
-        "index": index,
-        "prompt": prompt,
-        "text": text,
-        "finish_reason": completion.finish_reason,
-        "seed": seed,
-        "model": model.name,
-        "settings": settings(options),
-        "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_new},
-        "timings": {
-            "first_token_seconds": round(clock.first_token, 6),
-            "seconds": round(seconds, 6),
-            "tokens_per_second": round(n_new / max(seconds, 1e-9), 3),
-        },
-    }
-    if options.logprobs is not None:
-        record["logprobs"] = [with_tokens(entry, model.encoder) for entry in completion.on_token.entries]
-    return record
-
-
-def settings(options: Options) -> dict:
-    """Return the values in effect of the options that the text depends on, without those that are off.
-
-    A strategy or a preset is given by the values that it stands for.
-    """
-    names = (FLAGS.keys() & options.values.keys()) - {*NOT_SETTINGS}
-    values = {name: as_json(options.values[name]) for name in FLAGS if name in names}
-    others = {name: value for name, value in values.items() if name not in STRATEGY_FLAGS}
-    own_sampler = {"strategy": values["strategy"]} if callable(options.strategy) else {}
-    effective = others | drawing_knobs(options) | own_sampler
-    length = {"n_tokens_to_generate": effective.pop("n_tokens_to_generate")}
-    return length | {name: value for name, value in effective.items() if not is_off(name, value)}
-
-
-def drawing_knobs(options):
-    """Return the knobs of the sampler with their values, {} if it is greedy."""
-    sampler = sampling.make_sampler(**options.sampling)
-    if isinstance(sampler, sampling.Mirostat):
-        knobs = {**sampler.knobs, "mirostat_tau": sampler.tau, "mirostat_eta": sampler.eta}
-    else:
-        knobs = getattr(sampler, "keywords", None)
-    if knobs is None or knobs.get("temperature", 1.0) < sampling.GREEDY_BELOW:
-        return {}
-    return {"temperature": 1.0, **knobs}
-
-
-def is_off(name, value):
-    """Return whether an option has no effect with this value."""
-    return value is None or value == OFF.get(name, FLAGS[name].default)
-
-
-def as_json(value):
-    """Return a value that JSON can express: the name of a sampler instead of the sampler."""
-    return value.__name__ if callable(value) else value
-
-
-class LogprobRecorder:
-    """An observer of a completion that records log-probabilities of the model, before penalties and temperature.
-
-    n_top: the number of the likeliest tokens to record with each token. stop_ids: ids that are not recorded.
-    Attribute: `entries`, one {"id", "logprob", "top": [{"id", "logprob"}]} per token.
-    """
-
-    def __init__(self, n_top: int, stop_ids: Collection[int] = ()):
-        self.n_top = n_top
-        self.stop_ids = stop_ids
-        self.entries = []
-
-    def __call__(self, raw: np.ndarray, processed: np.ndarray, token: int) -> None:
-        """Record a token, given the logits [n_vocab] before and after the logits processor."""
-        if token in self.stop_ids:
-            return
-        logprobs = np.maximum(sampling.log_softmax(raw), np.log(1e-300))  # JSON has no -inf
-        best = np.lexsort((np.arange(len(raw)), -logprobs))[: self.n_top].tolist()
-        chosen, *top = ({"id": i, "logprob": float(logprobs[i])} for i in (token, *best))
-        self.entries.append({**chosen, "top": top})
-
-
-def with_tokens(entry, encoder):
-    """Return an entry of a LogprobRecorder with the text of its tokens; U+FFFD replaces incomplete characters."""
-    top = [{"token": encoder.decode([other["id"]]), **other} for other in entry["top"]]
-    return {"token": encoder.decode([entry["id"]]), **entry, "top": top}

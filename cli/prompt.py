@@ -1,21 +1,19 @@
-"""Sources of a prompt: an argument, a file, a pipe, or a terminal that asks for one prompt after another."""
+"""Sources of a prompt: an argument, a file or a pipe."""
 
 import contextlib
-import itertools
 import logging
 import re
 import select
 import sys
-from collections.abc import Callable
 from typing import BinaryIO
 
 from checkpoints import files
 from checkpoints.messages import named, reason
 from cli import checks
-from cli.checks import shown
-from cli.command import as_utf8
-from cli.messages import describe
+from cli.checks import shown, unescaped
+from cli.options import Options
 
+FILE = "FILE:"  # begins a prompt that names a file
 MAX_MEGABYTES = 64  # of a prompt; the longest context of GPT-2 takes a few kilobytes
 
 log = logging.getLogger("picogpt")
@@ -23,31 +21,48 @@ log = logging.getLogger("picogpt")
 # ---- one prompt ------------------------------------------------------------------------------------------------
 
 
-def check_words(prompt: str | None, words: tuple) -> None:
-    """Raise ValueError if the prompt was split into several words."""
-    if words:
-        several = " ".join(map(str, (prompt, *words)))
-        raise ValueError(f"the prompt must be in quotes: {shown(several)} arrived as several words")
+def source_of(prompt: str | None, options: Options) -> str | None:
+    """Return the prompt, or the file that the options name, as FILE:name. Raise ValueError if both are given."""
+    if options.file is None:
+        return prompt
+    if prompt is not None:
+        raise ValueError(f"the prompt is given twice, as --file and as {shown(prompt)}; remove one of them")
+    return "-" if options.file == "-" else f"{FILE}{options.file}"
 
 
-def read_prompt(prompt: str | None) -> str | None:
+def read_prompt(prompt: str | None, options: Options) -> str | None:
     """Return the text to continue: an argument, a file, piped text, or piped text and an argument.
 
     Returns None if there is no prompt and stdin is a terminal.
     """
     if prompt == "-":
         return drop_newline(read_stdin())
-    if prompt is not None and prompt.startswith("FILE:"):
-        prompt = read_file(prompt.removeprefix("FILE:"))
-    if sys.stdin is not None and sys.stdin.isatty():
+    if prompt is not None and prompt.startswith(FILE):
+        prompt = read_file(prompt.removeprefix(FILE))
+    elif prompt is not None:
+        prompt = with_escapes(prompt, options.escape)
+    if is_terminal(sys.stdin) or (prompt is not None and not options.stdin):
         return prompt
     if prompt is not None:
         warn_about_idle_pipe()
         return read_stdin() + prompt
-    piped = read_stdin()
+    piped = read_stdin() if options.stdin else ""
     if piped:
         return drop_newline(piped)
     raise ValueError('there is no prompt; give one in quotes, as in "Once upon a time", or "" to start from nothing')
+
+
+def is_terminal(stream):
+    return stream is not None and stream.isatty()
+
+
+def with_escapes(prompt, escape):
+    """Return a prompt with its escapes replaced, if the user asks for it; otherwise remark on them."""
+    if escape:
+        return unescaped(prompt)
+    if "\\n" in prompt:
+        log.info("The prompt contains \\n, a backslash and a letter; --escape reads it as a new line.")
+    return prompt
 
 
 def read_file(path):
@@ -58,7 +73,7 @@ def read_file(path):
             data = read_bounded(file, source)
     except OSError as error:
         raise ValueError(f"cannot read the prompt from {source}: {reason(error)}") from error
-    return drop_newline(decode(data, source))
+    return drop_newline(decode(data, source).replace("\r\n", "\n"))
 
 
 def read_bounded(stream: BinaryIO, source: str) -> bytes:
@@ -98,39 +113,3 @@ def decode(data, source):
 def drop_newline(text):
     """Remove the last newline, which files and `echo` append to a text."""
     return re.sub(r"\r?\n\Z", "", text)
-
-
-# ---- the prompt loop -------------------------------------------------------------------------------------------
-
-
-def prompt_loop(answer: Callable[[str, int], None]) -> None:
-    """Ask for prompts and call `answer(prompt, index)` until Ctrl-D. Ctrl-C stops only the current answer.
-
-    An answer that raises ValueError is an error message, and the loop goes on. Empty prompts are not counted.
-    """
-    with contextlib.suppress(ImportError):  # Windows has no readline
-        import readline  # noqa: F401, its import gives input() a history and line editing
-    log.info("Type the beginning of a text. Ctrl-C stops the answer, Ctrl-D leaves.")
-    indices = itertools.count()
-    while True:
-        try:
-            prompt = as_utf8(ask_once("> "))
-            if prompt:
-                answer(prompt, next(indices))
-        except EOFError:
-            log.info("")  # the terminal's cursor is still behind the sign
-            return
-        except KeyboardInterrupt:
-            log.info("")
-        except ValueError as error:
-            log.error(f"Error: {describe(error)}")
-
-
-def ask_once(sign: str) -> str:
-    """Return a line from the terminal. If stdout is a file or a pipe, the sign goes where remarks go."""
-    if sys.stdout and sys.stdout.isatty():
-        return input(sign)
-    if log.isEnabledFor(logging.INFO):
-        sys.stderr.write(sign)
-        sys.stderr.flush()
-    return input()

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import sampling
 from checkpoints import download
-from cli import help
-from cli.flags import BATCH_FLAGS, EXPLORE_FLAGS, FLAGS, ROW_FLAGS
+from cli import help, json_record
+from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
+from cli.flags import FLAGS, ROW_FLAGS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -71,6 +72,19 @@ def other_names():
         if flag.aliases
     ]
     return table(["option", "other names"], rows)
+
+
+def exit_codes():
+    return table(["exit code", "meaning"], help.EXIT_CODES.items())
+
+
+def environment():
+    rows = [[listed(names.split(", ")), text] for names, text in help.ENVIRONMENT.items()]
+    return table(["variable", "meaning"], rows)
+
+
+def json_fields():
+    return table(["field", "meaning"], [[code(name), text] for name, text in json_record.FIELDS.items()])
 
 
 def batch_options():
@@ -223,7 +237,7 @@ def layout():
 def module_line(path):
     summary = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()[0]
     name = path.name if path.parent == ROOT else str(Path(*path.relative_to(ROOT).parts[1:]))
-    return f"  {name:16}{summary.removesuffix('.')}"
+    return f"  {name:20}{summary.removesuffix('.')}"
 
 
 # ---- pages -----------------------------------------------------------------------------------------------------
@@ -231,6 +245,9 @@ def module_line(path):
 TABLES = {
     "options of gpt2.py": gpt2_options,
     "other names": other_names,
+    "exit codes": exit_codes,
+    "environment variables": environment,
+    "JSON fields": json_fields,
     "options of batch.py": batch_options,
     "row settings": row_settings,
     "options of explore.py": explore_options,

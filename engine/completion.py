@@ -18,7 +18,7 @@ class Completion:
     sampler: (logits [n_vocab], rng) -> id. rng: the numpy Generator for the sampler. logits_processor: (logits, ids)
     -> logits, or None. stop_ids: ids that end the text and do not belong to it.
     encoder: assembles the text, which follows the ids `before`; None if only the ids are needed. stops: strings that
-    end the text.
+    end the text once it has `shortest` tokens.
     on_token: an observer, called after each choice with the raw logits, the processed logits and the chosen id.
 
     Attributes: `ids`, the new ids; `finish_reason`, None while the text goes on; `text`, a Text or None. A caller may
@@ -41,6 +41,7 @@ class Completion:
         encoder: Encoder | None = None,
         before: Collection[int] = (),
         stops: Sequence[str] = (),
+        shortest: int = 0,
         on_token: Callable | None = None,
     ):
         self.sampler = sampler
@@ -50,7 +51,7 @@ class Completion:
         self.on_token = on_token
         self.ids = []
         self.finish_reason = None
-        self.text = Text(self.ids, encoder, stops, before) if encoder else None
+        self.text = Text(self.ids, encoder, stops, before, shortest) if encoder else None
 
     def extend(self, logits: np.ndarray, prompt: list[int], n_tokens: int, is_full: bool = False) -> None:
         """Choose one more token from the logits [n_vocab] that follow the ids `prompt + self.ids`.
@@ -81,9 +82,17 @@ class Completion:
 class Text:
     """The text of a list of ids that grows. Text that may be part of a character or of a stop string is held back."""
 
-    def __init__(self, ids: list[int], encoder: Encoder, stops: Sequence[str] = (), before: Collection[int] = ()):
+    def __init__(
+        self,
+        ids: list[int],
+        encoder: Encoder,
+        stops: Sequence[str] = (),
+        before: Collection[int] = (),
+        shortest: int = 0,
+    ):
         self.ids = ids
         self.stops = stops
+        self.shortest = shortest
         self.pieces = encoder.stream(iter(ids), before)  # one piece per id
         self.n_read = 0
         self.held = ""  # may be the beginning of a stop string
@@ -103,13 +112,14 @@ class Text:
 
     def split_held(self, is_last):
         """Return how many characters of `held` are certain, and whether a stop string follows them."""
-        found = [(at + len(stop), at) for stop in self.stops if (at := self.held.find(stop)) >= 0]
+        stops = self.stops if len(self.ids) >= self.shortest else ()
+        found = [(at + len(stop), at) for stop in stops if (at := self.held.find(stop)) >= 0]
         if found:
             _, start = min(found)  # the stop string that is complete first, as if characters came one at a time
             return start, True
         if is_last:
             return len(self.held), False
-        return len(self.held) - max((overlap(self.held, stop) for stop in self.stops), default=0), False
+        return len(self.held) - max((overlap(self.held, stop) for stop in stops), default=0), False
 
     def take(self) -> str:
         """Return the certain text that has not been taken before."""

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from checkpoints import files, hub
 from cli.command import DEBUG, Terminated, quiet
-from cli.complete import draw_seed, encode_prompt, find_model, load_model, new_completion
-from cli.flags import BATCH_FLAGS, MAX_BATCH_SIZE, ROW_FLAGS
+from cli.command_flags import BATCH_FLAGS, MAX_BATCH_SIZE
+from cli.flags import ROW_FLAGS
 from cli.help import Command
 from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock
+from cli.request import draw_seed, encode_prompt, find_model, load_model, new_completion
 from cli.suggestions import with_suggestions
 from engine.batching import Job, decode_together
 from engine.memory import free_memory
@@ -73,13 +74,13 @@ BATCH = Command(
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-def complete_all(prompts: str | None, words: tuple, options: Options) -> None:
+def complete_all(prompts: str | None, options: Options) -> None:
     """Continue all rows of the file `prompts` and write their records.
 
-    words: further words of the command line. Raises ValueError for usage errors, before the model is loaded if
-    possible, and RuntimeError if rows have failed.
+    Raises ValueError for usage errors, before the model is loaded if possible, and RuntimeError if rows have failed.
     """
-    check_prompts(prompts, words)
+    if prompts is None:
+        raise ValueError("there are no prompts; name a file, such as prompts.txt, or - for stdin")
     try:
         with quiet(options.quiet):
             run_rows(prompts, options)
@@ -91,15 +92,6 @@ def complete_all(prompts: str | None, words: tuple, options: Options) -> None:
         if options.output not in (None, "-"):
             error.args = (f"{error}. {CONTINUES}",)
         raise
-
-
-def check_prompts(prompts, words):
-    """Raise ValueError unless exactly one file of prompts is named."""
-    if prompts is None:
-        raise ValueError("there are no prompts; name a file, such as prompts.txt, or - for stdin")
-    if words:
-        several = " ".join((prompts, *words))
-        raise ValueError(f"the prompts must be one file: {several!r} arrived as several words")
 
 
 def run_rows(prompts, options):
@@ -187,7 +179,7 @@ class RowJob(Job):
     def records(self) -> list[dict]:
         """Return the records of all completions, when they are finished."""
         return [
-            make_record(self.request, index, completion, len(self.prompt), self.model, self.clock)
+            make_record(self.request, index, completion, self.prompt, self.model, self.clock)
             for index, completion in enumerate(self.completions)
         ]
 

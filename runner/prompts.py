@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 from checkpoints import files
 from checkpoints.messages import abbreviated
-from cli.flags import BATCH_FLAGS, ROW_FLAGS
+from cli.command_flags import BATCH_FLAGS
+from cli.flags import ROW_FLAGS
 from cli.options import MODEL_PRESET, Options, check_options
 from runner.formats import FORMATS, Table, bounded_lines, csv_lines
 from sampling import without_none
@@ -22,7 +23,8 @@ from sampling import without_none
 # ---- rows and their settings -----------------------------------------------------------------------------------
 
 ROW_SETTINGS = (*ROW_FLAGS, "max_new_tokens")  # the latter is another name of n_tokens_to_generate
-RUN_FLAGS = tuple(name for name, flag in BATCH_FLAGS.items() if flag.group == "run")  # they do not change a text
+# Flags that do not change a text.
+RUN_FLAGS = tuple(name for name, flag in BATCH_FLAGS.items() if flag.group in ("run", "process"))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints.messages import abbreviated
-from cli import output
-from cli.flags import BATCH_FLAGS
+from cli import json_record, output
+from cli.command_flags import BATCH_FLAGS
 from cli.options import check_options
 from engine.completion import Completion
 from runner.prompts import ROW_SETTINGS, Request, Row
@@ -68,16 +68,16 @@ RESERVED = {*COMPLETION_FIELDS, *FAILURE_FIELDS, "format", "logprobs"}  # a row'
 
 
 def make_record(
-    request: Request, index: int, completion: Completion, n_prompt: int, model: Model, clock: output.Clock
+    request: Request, index: int, completion: Completion, prompt_ids: list[int], model: Model, clock: output.Clock
 ) -> dict:
     """Return the record of a completion."""
     beginning = request.prompt if request.options.echo else ""
-    record = output.make_record(
+    record = json_record.make_record(
         index,
         completion,
         beginning + completion.text.take(),
         prompt=request.prompt,
-        n_prompt=n_prompt,
+        prompt_ids=prompt_ids,
         seed=request.seed,
         model=model,
         options=request.options,
@@ -112,7 +112,7 @@ def other_fields(row):
 def settings(request):
     """Return the settings of gpt2.py --json, and the seed if it is the row's own."""
     own_seed = {"seed": request.seed} if request.has_own_seed else {}
-    return output.settings(request.options) | own_seed
+    return json_record.settings(request.options) | own_seed
 
 
 # ---- recognize -------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def in_effect(given: dict) -> dict:
     known = {name: value for name, value in given.items() if name in BATCH_FLAGS and name != "seed"}
     unknown = {name: value for name, value in given.items() if name not in BATCH_FLAGS}
     try:
-        effective = json.loads(json.dumps(output.settings(check_options(known, BATCH_FLAGS))))
+        effective = json.loads(json.dumps(json_record.settings(check_options(known, BATCH_FLAGS))))
     except ValueError:
         return given  # another version had other rules
     return effective | unknown | own_seed

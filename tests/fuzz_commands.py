@@ -29,7 +29,7 @@ import explore
 import gpt2
 import gpt2_pico
 import utils
-from cli import flags, help
+from cli import command_flags, flags, help, hints
 from encoder import Encoder, bytes_to_unicode
 from random_gpt2 import random_params
 from runner.local import BATCH
@@ -154,7 +154,7 @@ class Grammar:
 
     def name(self, table):
         aliases = [alias for flag in table.values() for alias in flag.aliases]
-        others = [*flags.UNSUPPORTED_FLAGS, *flags.FLAGS, "no_" + self.random.choice(list(table)), "prompt", "words"]
+        others = [*hints.UNSUPPORTED_FLAGS, *flags.FLAGS, "no_" + self.random.choice(list(table)), "prompt", "words"]
         name = self.random.choice(self.random.choice([list(table)] * 6 + [aliases or ["n"], others]))
         name = name.replace("_", "-") if self.random.random() < 0.1 else name
         if self.random.random() < 0.05:
@@ -245,7 +245,7 @@ def prepare(folder: str) -> None:
     model = small_model()
     utils.load_found = lambda path, where, fast=False: model
     default = "tiny"
-    for table in (flags.FLAGS, flags.PICO_FLAGS, flags.BATCH_FLAGS, flags.EXPLORE_FLAGS):
+    for table in (flags.FLAGS, command_flags.PICO_FLAGS, command_flags.BATCH_FLAGS, command_flags.EXPLORE_FLAGS):
         table["model_size"] = dataclasses.replace(table["model_size"], default=default)
 
 

@@ -24,7 +24,8 @@ import explore
 import gpt2
 import gpt2_pico
 from cli import help
-from cli.flags import BATCH_FLAGS, EXPLORE_FLAGS, FLAGS
+from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
+from cli.flags import FLAGS
 from runner.local import BATCH
 from views.command import EXPLORE
 
@@ -33,7 +34,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "models/tiny/README.md")
 PAGES += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?"
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
     r"^```(?P<language>\w*)\n(?P<body>.*?)^```$"
     r"(?:(?=\n\n```text\n(?P<output>.*?)^```$))?",
     re.MULTILINE | re.DOTALL,
@@ -77,6 +78,8 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 def folder(tmp_path, monkeypatch):
     """The current folder, with the files that the commands read."""
     (tmp_path / "story.txt").write_text("Once upon a time there was a dog.\n", encoding="utf-8")
+    (toml,) = [block.body for block in BLOCKS if block.language == "toml"]
+    (tmp_path / "story.toml").write_text(toml, encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("Once upon a time\nOne day\n", encoding="utf-8")
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "The sun", "id": 7}) + "\n", encoding="utf-8")
     (tmp_path / "docs").mkdir()

@@ -21,17 +21,28 @@ from checkpoints import files
 from checkpoints.messages import named, reason
 from cli import output
 from cli.checks import shown
-from cli.complete import allows_special, draw_seed, encode_prompt, find_model, load_model
-from cli.flags import EXPLORE_FLAGS, VIEW_SETTINGS
+from cli.command_flags import EXPLORE_FLAGS, VIEW_SETTINGS
+from cli.flags import PROMPT_FLAGS
 from cli.help import Command
+from cli.loop import prompt_loop
 from cli.messages import run_time_failures
 from cli.options import Options, check_each
-from cli.prompt import check_words, prompt_loop, read_prompt
+from cli.prompt import read_prompt, source_of
+from cli.request import allows_special, draw_seed, encode_prompt, find_model, load_model
 from utils import Model
 from views import next_token, plot, score, screen, settings, sweep
 from views.toy import TOY_PROMPT, toy_model
 
 log = logging.getLogger("picogpt")
+
+MODEL = ("model_size", "models_dir", "offline", "toy", "special", *PROMPT_FLAGS, "threads", "config")
+SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "banned_words", "seed")
+VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
+    "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),
+    "plot": (*MODEL, *SETTINGS, "output", "rows", "heatmap", "steps"),
+    "sweep": (*MODEL, *SETTINGS, "num_samples", "n_tokens_to_generate", "output", "json"),
+    "score": (*MODEL, "stride", "rows", "json"),
+}
 
 # ---- the help --------------------------------------------------------------------------------------------------
 
@@ -54,6 +65,7 @@ EXPLORE = Command(
         each, as in --temperature 0.3,0.7,1.0, and show every combination; --logit_bias, --banned_ids and --seed are
         the same for all of them.""",
     flags=EXPLORE_FLAGS,
+    kinds=("view", VIEWS),
     closing="""Colours appear on a terminal, unless NO_COLOR is set or TERM is dumb; FORCE_COLOR adds them everywhere.
         The width is the terminal's, or COLUMNS. Exit codes: 0 success, 1 run-time failure, 2 usage error, 130
         Ctrl-C, 143 SIGTERM, 129 SIGHUP.""",
@@ -66,15 +78,6 @@ EXPLORE = Command(
 )
 
 # ---- checks ----------------------------------------------------------------------------------------------------
-
-MODEL = ("model_size", "models_dir", "offline", "toy", "special")
-SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "seed")
-VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
-    "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),
-    "plot": (*MODEL, *SETTINGS, "output", "rows", "heatmap", "steps"),
-    "sweep": (*MODEL, *SETTINGS, "num_samples", "n_tokens_to_generate", "output", "json"),
-    "score": (*MODEL, "stride", "rows", "json"),
-}
 
 
 def check(view: str | None, asked: dict) -> Options:
@@ -269,27 +272,26 @@ def write_file(name: str, write: Callable[[BinaryIO], object]) -> None:
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-def explore(view: str, prompt: str | None, words: tuple, options: Options) -> None:
+def explore(view: str, prompt: str | None, options: Options) -> None:
     """Show a view of `prompt`, or of each prompt typed at the terminal if it is None.
 
-    words: further words of the command line. options: as from `check`.
+    options: as from `check`.
     """
-    check_words(prompt, words)
     if options.output is None:
         output.check_stdout()
     if not options.toy:
         path = find_model(options)
     has_default = options.toy and view != "score"
-    prompt = TOY_PROMPT if prompt is None and has_default else read_prompt(prompt)
-    seed = draw_seed() if options.seed is None else options.seed
+    prompt = source_of(prompt, options)
+    prompt = TOY_PROMPT if prompt is None and has_default else read_prompt(prompt, options)
     with run_time_failures():
         model = toy_model() if options.toy else load_model(path, options)
 
-    def answer(text, index=0):
-        show(view, model, text, options, seed)
+    def answer(text):
+        show(view, model, text, options, draw_seed() if options.seed is None else options.seed)
 
     if prompt is None:
-        prompt_loop(answer)
+        prompt_loop(answer, keeps_history=options.history)
     else:
         answer(prompt)
 

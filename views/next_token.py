@@ -12,7 +12,7 @@ import numpy as np
 
 import sampling
 from checkpoints.messages import abbreviated
-from cli.flags import N_ROWS
+from cli.command_flags import N_ROWS
 from cli.options import Options
 from engine.batching import generate_samples
 from utils import Model

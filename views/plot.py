@@ -13,7 +13,7 @@ import numpy as np
 
 import gpt2
 import sampling
-from cli.flags import N_ROWS
+from cli.command_flags import N_ROWS
 from cli.options import Options
 from utils import Model
 from views import screen, settings
@@ -74,7 +74,7 @@ def compare(
     for setting in grid:
         # Without a setting, the bars show the model's own distribution and not the greedy choice.
         sampler = settings.new_sampler(setting) if setting else sampling.make_sampler("temperature")
-        process = settings.new_logits_processor(setting, options, len(ids), model.special)
+        process = settings.new_logits_processor(model, setting, options, len(ids))
         processed = process(logits, ids) if process else logits
         label = settings.label(settings.selected(setting, settings.varying(grid)))
         series.append(make_series(label or "the model's own", sampler, processed, shown))

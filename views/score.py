@@ -23,7 +23,7 @@ import numpy as np
 import gpt2
 import sampling
 from checkpoints.messages import abbreviated
-from cli.flags import N_ROWS
+from cli.command_flags import N_ROWS
 from utils import Model
 from views import screen
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of

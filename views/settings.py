@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import sampling
-from checkpoints.tokenizer import SpecialTokens
-from cli.flags import STRATEGY_FLAGS, VIEW_SETTINGS
+from cli import request
+from cli.command_flags import VIEW_SETTINGS
+from cli.flags import STRATEGY_FLAGS
 from cli.options import Options
 from engine.completion import Completion
 from utils import Model
@@ -22,7 +23,7 @@ MAX_TEXTS = 10_000  # of all settings together
 def grid(options: Options) -> list[dict]:
     """Return every combination of the values given, as {option: value}; the last option changes fastest.
 
-    >>> from cli.flags import EXPLORE_FLAGS
+    >>> from cli.command_flags import EXPLORE_FLAGS
     >>> from cli.options import check_each
     >>> grid(check_each({"temperature": (0.3, 0.7), "top_p": 0.9}, EXPLORE_FLAGS))
     [{'temperature': 0.3, 'top_p': 0.9}, {'temperature': 0.7, 'top_p': 0.9}]
@@ -53,7 +54,7 @@ def check_grid(settings: list[dict], options: Options) -> None:
     """Raise ValueError if one of the settings is invalid."""
     for setting in settings:
         new_sampler(setting)
-        new_logits_processor(setting, options)
+        sampling.make_logits_processor(**selected(setting, sampling.PENALTIES))
 
 
 def varying(settings: list[dict]) -> list[str]:
@@ -88,18 +89,9 @@ def new_sampler(setting: dict) -> Callable:
     return sampling.make_sampler(**selected(setting, STRATEGY_FLAGS))
 
 
-def new_logits_processor(
-    setting: dict, options: Options, n_prompt: int = 0, special: SpecialTokens | None = None
-) -> Callable | None:
+def new_logits_processor(model: Model, setting: dict, options: Options, n_prompt: int) -> Callable | None:
     """Return the logits processor of a setting; biases and bans are those of the options, equal for all settings."""
-    unused_ids = special.unused_ids if special else ()
-    return sampling.make_logits_processor(
-        n_prompt=n_prompt,
-        stop_ids=special.stop_ids if special else (),
-        logit_bias=options.logit_bias,
-        banned_ids=(*options.banned_ids, *unused_ids),
-        **selected(setting, sampling.PENALTIES),
-    )
+    return request.new_logits_processor(model, options, n_prompt, selected(setting, sampling.PENALTIES))
 
 
 def random_numbers(seed: int, i: int = 0) -> np.random.Generator:
@@ -119,7 +111,7 @@ def new_completion(
     return Completion(
         new_sampler(setting),
         rng,
-        new_logits_processor(setting, options, n_prompt, model.special),
+        new_logits_processor(model, setting, options, n_prompt),
         model.special.stop_ids,
         on_token=on_token,
     )

@@ -8,8 +8,8 @@ from model_folders import change_json, change_tensors
 
 import utils
 from checkpoints.tokenizer import template_prefix
-from cli.complete import new_completion
 from cli.options import check_options
+from cli.request import new_completion
 from engine.batching import generate_samples
 from sampling import make_sampler
 

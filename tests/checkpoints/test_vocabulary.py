@@ -214,7 +214,7 @@ def test_tokenizer_json_takes_precedence_over_two_files(tmp_path):
     ("changes", "said"),
     [
         ({"model": []}, "has no model"),
-        ({"model": {"vocab": {"a": 0}}}, "has the merge None"),
+        ({"model": {"vocab": {"a": 0}}}, "has the merge null"),
         ({"model": {"vocab": [["a", 0.1]], "merges": []}}, "is not a JSON object of tokens"),
         ({"model": {"vocab": {"a": "0"}, "merges": []}}, "gives the id of 'a' as '0'"),
         ({"model": {"vocab": {"a": 4}, "merges": []}}, "two tokens the same id"),

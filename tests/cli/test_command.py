@@ -54,9 +54,11 @@ log = logging.getLogger("picogpt")
         (["x", "--n_tokens_to_generate", "2.5"], "n_tokens_to_generate is 2.5; it must be a whole number"),
         (["x", "--max_new_tokens", "lots"], "n_tokens_to_generate is 'lots'; it must be a whole number"),
         (["x", "--n_tokens_to_generate=-1"], "n_tokens_to_generate is -1"),
-        (["x", "--stop", ""], "stop is ['']; it must be a text or a JSON list of texts, none of them empty"),
-        (["x", "--stop", "[1]"], "stop is [1]; it must be a text"),
-        (["x", "--stop", "a", "--stop", "b"], "stop is given twice; give a list"),
+        (["x", "--stop", ""], "stop is ['']; it must be a text or a list of texts, none of them empty"),
+        (["x", "--stop", '["a", 1]'], "stop is ['a', 1]; it must be a text"),
+        (["x", "--stop", "['a"], 'which begins as a list but is none; write \'["one", "two"]\''),
+        (["x", "--top_p", "0,7"], "top_p is 0,7; it must be a number from 0 to 1"),
+        (["x", "--n", "[1,2]"], "n_tokens_to_generate is [1,2]; it must be a whole number"),
         (["x", "--stream", "perhaps"], "the prompt must be in quotes: 'x perhaps'"),
         (["x", "--stream=perhaps"], "stream is 'perhaps'; it must be True or False"),
         (["x", "--model_size", "125M"], "124M"),
@@ -80,8 +82,8 @@ def test_a_usage_error_prints_one_line_and_exits_with_2(here, args, message, mai
         (["--repetition_penalty", "0"], "repetition_penalty is 0; it must be a number above 0"),
         (["--no_repeat_ngram_size", "1.5"], "no_repeat_ngram_size is 1.5"),
         (["--min_new_tokens", "50"], "min_new_tokens is 50, but n_tokens_to_generate is only 40"),
-        (["--logit_bias", "x"], "logit_bias is 'x'; it must map token ids to numbers"),
-        (["--logit_bias", '{"5": "much"}'], "logit_bias of token 5 is 'much'"),
+        (["--logit_bias", "x"], "logit_bias is 'x'; it must map token ids or texts to numbers"),
+        (["--logit_bias", '{"5": "much"}'], "logit_bias of '5' is 'much'"),
         (["--banned_ids", "[-1]"], "-1 is not a token id"),
         (["--banned_ids", "50256", "--model_size", "tiny"], "there is no token 50256: the ids of this model are 0 to"),
         (["--logprobs", "2"], "logprobs are part of the JSON output: add --json"),
@@ -207,10 +209,9 @@ def test_a_program_that_calls_main_sees_remarks_only_if_it_configures_logging():
         return done.stderr.decode().splitlines()
 
     assert stderr_of("pass") == []
-    seed, space, closing = stderr_of("logging.basicConfig(level=logging.INFO)")
+    seed, space = stderr_of("logging.basicConfig(level=logging.INFO)")
     assert seed == "INFO:picogpt:seed 7"
     assert space.startswith("INFO:picogpt:The prompt ends with a space")
-    assert closing.startswith("INFO:picogpt:3 tokens in ")
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def remarks_of(monkeypatch, caplog):
     return call
 
 
-@pytest.mark.parametrize(("n", "reasons"), [(1, "length"), (2, "length, length")])
+@pytest.mark.parametrize(("n", "reasons"), [(1, "length"), (2, "length x2"), (60, "length x60")])
 def test_the_closing_remark_has_the_number_of_tokens_the_speed_and_the_finish_reasons(remarks_of, n, reasons):
     closing = remarks_of(gpt2.main, "", n_tokens_to_generate=5, num_samples=n, ignore_eos=True)[-1]
     pattern = rf"{5 * n} tokens in \d+\.\d s \(\d+\.\d tokens/s\), the first after \d+\.\d\d s; ended by: {reasons}"

@@ -80,7 +80,7 @@ def test_a_remark_shows_the_suggestions_as_flags_unless_such_an_option_is_given(
 
 
 def test_a_row_cannot_ask_for_the_preset_model():
-    from cli.flags import BATCH_FLAGS
+    from cli.command_flags import BATCH_FLAGS
     from runner.prompts import Row, make_request
 
     with pytest.raises(ValueError, match="preset is model; this preset is an option of the run, not of a row"):
@@ -108,7 +108,7 @@ def test_a_prompt_that_is_the_name_of_a_file_causes_a_remark(monkeypatch, caplog
     monkeypatch.chdir(ROOT)
     with caplog.at_level(logging.INFO, logger="picogpt"):
         check_for_command("README.md", check_options({"model_size": "tiny"}))
-        assert "There is a file 'README.md'; to continue its text, write FILE:README.md." in caplog.text
+        assert "There is a file 'README.md'; to continue its text, write --file README.md." in caplog.text
         caplog.clear()
         for prompt in ("README", "", None, "docs", "x" * 5000):
             check_for_command(prompt, check_options({"model_size": "tiny"}))

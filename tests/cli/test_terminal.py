@@ -67,6 +67,17 @@ class Terminal:
     def type(self, text):
         os.write(self.fd, text.encode())
 
+    def press(self, key, pattern):
+        """Type a key until the terminal shows the pattern.
+
+        Readline sees a Ctrl-C that arrives just before it begins to wait only with the next key, and no Ctrl-D.
+        """
+        for _ in range(9):
+            self.type(key)
+            if self.shows(pattern):
+                return
+        raise AssertionError(f"no {pattern!r} after {key!r}")
+
     def end(self):
         """Return the exit code, after all text was read."""
         self.read_until("$closed")
@@ -119,12 +130,21 @@ def test_ctrl_c_in_the_prompt_loop_stops_only_the_current_text(start):
         terminal.read_until("\n> $")
     terminal.type("half a line")
     terminal.read_until("half a line$")
-    for _ in range(9):  # readline sees a Ctrl-C that arrives just before it begins to wait only with the next key
-        terminal.type("\x03")
-        if terminal.shows("\n> $"):
-            break
+    terminal.press("\x03", "\n> $")
     terminal.type("\x04")
     assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
+
+
+def test_a_second_ctrl_c_leaves_the_prompt_loop(start):
+    terminal = start(*ENDLESS)
+    terminal.read_until("> $")
+    terminal.type(STORY + "\n")
+    terminal.read_until(r"\w+ \w+ \w+ \w+ \w+ \w+ \w+")
+    terminal.type("\x03")
+    terminal.read_until("\n> $")
+    terminal.press("\x03", "$closed")
+    assert terminal.process.wait(60) == 0
     assert "Traceback" not in terminal.seen
 
 
@@ -176,28 +196,59 @@ def test_quiet_hides_remarks_but_not_errors(start):
     assert "Error: the prompt has" in loop.read_until("\n> $")
 
 
-@pytest.mark.parametrize("args", [(), ("--json",)])
-def test_the_progress_bar_is_drawn_where_the_text_is_not_and_is_erased_at_the_end(start, args):
-    terminal = start(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=subprocess.PIPE)
-    out = terminal.process.stdout.read().decode()
+@pytest.mark.parametrize("args", [(), ("--json",), ("--stream", "False")])
+def test_the_progress_bar_is_drawn_if_the_text_goes_to_a_file_and_is_erased_at_the_end(start, tmp_path, args):
+    with open(tmp_path / "out.txt", "wb") as file:
+        terminal = start(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=file)
     assert terminal.end() == 0
-    assert "generating" in terminal.seen and "tokens/s" in terminal.seen and "\x1b" not in terminal.seen
+    assert re.search(r"generating[^\r\n]*\r +\r\d+ tokens in", terminal.seen) and "\x1b" not in terminal.seen
+    out = (tmp_path / "out.txt").read_text(encoding="utf-8")
     assert "generating" not in out and "tokens/s" not in out and "\r" not in out
 
 
-def test_quiet_hides_the_progress_bar(start):
-    terminal = start(STORY, "--model_size", "tiny", "-n", "200", "--quiet", stdout=subprocess.PIPE)
+def test_the_progress_bar_is_drawn_if_the_text_goes_to_the_null_device_or_to_output(start, tmp_path):
+    for args, stream in (((), subprocess.DEVNULL), (("--output", str(tmp_path / "out.txt")), subprocess.PIPE)):
+        terminal = start(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=stream)
+        assert terminal.end() == 0
+        assert "generating" in terminal.seen
+    assert len((tmp_path / "out.txt").read_text(encoding="utf-8")) > 200
+
+
+@pytest.mark.parametrize("args", [(), ("--json",), ("--stream", "False"), ("--temperature", "1", "--seed", "7")])
+def test_nothing_is_drawn_over_a_text_that_a_pipe_shows_later(start, args):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "200", *args, stdout=subprocess.PIPE)
     assert len(terminal.process.stdout.read()) > 100
+    assert terminal.end() == 0
+    assert terminal.seen == ("seed 7\n" if "--seed" in args else "")
+
+
+@pytest.mark.parametrize("args", [("--json",), ("--stream", "False")])
+def test_no_progress_bar_is_drawn_where_the_text_will_appear(start, args):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "100", *args)
+    assert terminal.end() == 0
+    assert "generating" not in terminal.seen and "\r" not in terminal.seen
+
+
+def test_quiet_hides_the_progress_bar(start):
+    terminal = start(STORY, "--model_size", "tiny", "-n", "200", "--quiet", stdout=subprocess.DEVNULL)
     assert terminal.end() == 0
     assert terminal.seen == ""
 
 
-def test_the_progress_bar_is_erased_before_a_text_that_is_not_streamed(start):
-    terminal = start(STORY, "--model_size", "tiny", "-n", "100", "--stream", "False")
+def test_ctrl_c_erases_the_progress_bar_and_the_shell_continues_on_its_own_line(start):
+    terminal = start(STORY, *ENDLESS, stdout=subprocess.DEVNULL)
+    terminal.read_until("generating.*[1-9]/")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert re.search(r"\r +\r\n$", terminal.seen)
+
+
+def test_a_terminal_shows_escapes_in_place_of_control_characters(start):
+    terminal = start("a\x1b[31mb\tc\rd\u202ee", "--model_size", "tiny", "-n", "0", "--echo")
     assert terminal.end() == 0
-    assert "generating" in terminal.seen
-    after = terminal.seen[terminal.seen.rindex("generating") :]
-    assert re.match(r"generating[^\r\n]*\r +\r\S", after)
+    assert terminal.seen.startswith("a\\x1b[31mb\tc\\rd\\u202ee\n")
+    piped = start("a\x1b[31mb", "--model_size", "tiny", "-n", "0", "--echo", stdout=subprocess.PIPE)
+    assert piped.process.stdout.read() == b"a\x1b[31mb\n"
 
 
 def test_the_sign_of_the_prompt_loop_is_not_written_to_a_file(start, tmp_path):
@@ -212,10 +263,10 @@ def test_the_sign_of_the_prompt_loop_is_not_written_to_a_file(start, tmp_path):
     assert ">" not in out and "generating" not in out and len(out) > 5
 
 
-def test_quiet_hides_the_sign_of_the_prompt_loop_if_stdout_is_a_file(start, tmp_path):
-    with open(tmp_path / "out.txt", "wb") as file:
-        terminal = start("--model_size", "tiny", "-n", "5", "--quiet", stdout=file)
-    terminal.type(STORY + "\n\x04")
-    assert terminal.end() == 0
-    assert terminal.seen == STORY + "\n"
-    assert len((tmp_path / "out.txt").read_bytes()) > 5
+def test_quiet_hides_the_sign_of_the_prompt_loop_if_stdout_is_a_pipe(start):
+    terminal = start("--model_size", "tiny", "-n", "5", "--quiet", stdout=subprocess.PIPE)
+    terminal.type(STORY + "\n")
+    assert len(terminal.process.stdout.readline()) > 5
+    terminal.press("\x04", "$closed")
+    assert terminal.process.wait(60) == 0
+    assert terminal.seen.replace(STORY + "\n", "").strip() == ""

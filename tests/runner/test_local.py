@@ -76,8 +76,9 @@ def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(
     assert 0 < record["timings"]["first_token_seconds"] <= record["timings"]["seconds"]
 
 
-def test_batch_py_has_every_flag_of_gpt2_py_but_json_stream_and_list():
-    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == {"json", "stream", "list"}
+def test_batch_py_has_every_flag_of_gpt2_py_that_is_not_about_one_prompt_or_stdout():
+    others = {"json", "stream", "list", "separator", "completion", *flags.PROMPT_FLAGS}
+    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == others
 
 
 def test_rows_end_at_a_stop_string_or_at_the_length_and_can_slide(done, tmp_path):
@@ -331,7 +332,7 @@ def test_free_memory_is_plausible():
 
 
 def test_no_other_module_imports_the_runner():
-    for name in ("gpt2", "cli.command", "cli.complete", "cli.output", "cli.flags", "utils", "engine.batching"):
+    for name in ("gpt2", "cli.command", "cli.request", "cli.output", "cli.flags", "utils", "engine.batching"):
         code = f"import sys, {name}; print('batch' in sys.modules, 'runner' in sys.modules)"
         found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert found.stdout.split() == ["False"] * 2

@@ -14,7 +14,7 @@ from views_helpers import ROOT, STORY, records_of, run_explore, stdout_of
 import explore
 import utils
 from checkpoints import files
-from cli import prompt
+from cli import terminal
 from views import command, toy
 
 MANY = ",".join(map(str, range(1, 1001)))
@@ -220,7 +220,7 @@ def test_a_terminal_asks_for_one_prompt_after_another(monkeypatch, capsys):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "stdin", Terminal())
-    monkeypatch.setattr(prompt, "ask_once", type_next)
+    monkeypatch.setattr(terminal, "ask", type_next)
     explore.main("next", model_size="tiny")
     out = capsys.readouterr().out
     assert "every effort\n" in out and "pizza\n" in out

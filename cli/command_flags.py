@@ -1,0 +1,88 @@
+"""The flags of gpt2_pico.py, batch.py and explore.py: those of gpt2.py, and their own."""
+
+from dataclasses import replace
+
+import sampling
+from cli.checks import one_of, path, several, switch, whole
+from cli.flags import FLAGS, PENALTY_FLAGS, PROMPT_FLAGS, STRATEGY_FLAGS, Flag, without
+
+MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
+N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
+
+PICO_FLAGS = without(
+    FLAGS,
+    *("list", "num_samples", "separator", "context", "keep", "logprobs", "ignore_eos", "banned_words", "completion"),
+    *PENALTY_FLAGS,
+)
+BATCH_FLAGS = {
+    "output": Flag(None, path, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
+    "overwrite": Flag(
+        False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
+    ),
+    "batch_size": Flag(
+        None,
+        whole(1),
+        "run",
+        f"decode N samples at a time; by default as many as fit in half of the free memory, at most {MAX_BATCH_SIZE}",
+        "N",
+        is_value=True,
+    ),
+    "format": Flag(
+        None,
+        one_of("txt", "jsonl", "csv"),
+        "run",
+        "format of PROMPTS, if its name does not show it",
+        "txt|jsonl|csv",
+    ),
+    **without(FLAGS, "json", "stream", "list", "separator", "completion", "output", "overwrite", *PROMPT_FLAGS),
+}
+VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
+EXPLORE_FLAGS = {
+    "model_size": FLAGS["model_size"],
+    "models_dir": FLAGS["models_dir"],
+    "offline": FLAGS["offline"],
+    "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),
+    "special": FLAGS["special"],
+    **{name: FLAGS[name] for name in PROMPT_FLAGS},
+    "seed": FLAGS["seed"],
+    "steps": Flag(1, whole(1), "view", "next, plot --heatmap: show N tokens, one after another", "N", is_value=True),
+    "rows": Flag(
+        None,
+        whole(1),
+        "view",
+        f"next, plot: show the N likeliest tokens (default {N_ROWS['next']} and {N_ROWS['plot']}; "
+        f"{N_ROWS['next --steps']} with --steps); score: list the N most surprising tokens (default {N_ROWS['score']}, "
+        "all without colour)",
+        "N",
+        is_value=True,
+    ),
+    "heatmap": Flag(False, switch, "view", "plot: draw the likeliest tokens at each of --steps positions"),
+    "num_samples": replace(FLAGS["num_samples"], group="view", help="sweep: texts per setting"),
+    "n_tokens_to_generate": replace(
+        FLAGS["n_tokens_to_generate"], group="view", help="sweep: at most N new tokens per text"
+    ),
+    "stride": Flag(
+        None,
+        whole(1),
+        "view",
+        "score: move overlapping windows by N tokens, for more context; by default windows do not overlap, as in "
+        "lm-evaluation-harness",
+        "N",
+        is_value=True,
+    ),
+    "output": Flag(
+        None,
+        path,
+        "view",
+        "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file",
+        "FILE",
+    ),
+    "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),
+    **{name: replace(FLAGS[name], check=several(FLAGS[name].check)) for name in VIEW_SETTINGS},
+    "min_new_tokens": replace(FLAGS["min_new_tokens"], check=several(FLAGS["min_new_tokens"].check), group="penalties"),
+    "logit_bias": FLAGS["logit_bias"],
+    "banned_ids": FLAGS["banned_ids"],
+    "banned_words": FLAGS["banned_words"],
+    "threads": FLAGS["threads"],
+    "config": FLAGS["config"],
+}
