@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Continue many prompts with GPT-2: python batch.py PROMPTS --output FILE. runner/local.py does the work."""
 
 

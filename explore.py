@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Inspect a GPT-2: what it expects next, how options change that, and how likely a text is. The code is in views/."""
 
 

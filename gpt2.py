@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """GPT-2 in NumPy, from token ids to the id of the next token.
 
 Read this file from top to bottom. It extends gpt2_pico.py, the minimal form of the same model, by two ideas: all heads
@@ -228,8 +229,7 @@ def generate(
     This is the reference loop. The commands run engine/batching.py, which decodes many texts together, to the same ids.
     inputs: the ids of the prompt, at least one; an empty text is continued from `<|endoftext|>`, 50256 in GPT-2.
     sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
-    rng: the numpy Generator for the sampler; None makes a new one.
-    stop_ids: ids that end the text; they are not yielded.
+    rng: the numpy Generator for the sampler, None for a new one. stop_ids: ids that end the text and are not yielded.
     logits_processor: (logits, ids so far) -> logits, for penalties and bans; it runs before the sampler.
     The text also ends with the context. The last new id needs no position in it: prompt + new - 1 <= n_ctx.
     Raises ValueError, on the first step, for a prompt that the model cannot take.

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """GPT-2 in NumPy, minimal: a loop over the heads, no cache, the whole text computed again for every token.
 
 It is slow and short, and it is the reference that gpt2.py is tested against.

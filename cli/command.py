@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 VERSION = "0.1.0"
+CLEAR_LINE = "\r\x1b[K"  # control sequence EL of ECMA-48
 DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error, and warnings of libraries
 
 
@@ -68,8 +69,9 @@ def exit_code(main, command):
 def end_line():
     """Let the shell continue on a line of its own, behind ^C. A text that the terminal shows has ended its line."""
     if sys.stderr and sys.stderr.isatty() and not (sys.stdout and sys.stdout.isatty()):
+        is_dumb = os.environ.get("TERM", "dumb") == "dumb"
         with contextlib.suppress(OSError):
-            print(file=sys.stderr, flush=True)
+            print(end="\n" if is_dumb else CLEAR_LINE, file=sys.stderr, flush=True)
 
 
 def fail(error, code):

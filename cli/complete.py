@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import stat
 import sys
 from collections import Counter
@@ -239,4 +240,5 @@ def progress_bar(steps, options):
         return contextlib.nullcontext(steps)
     from tqdm import tqdm
 
-    return tqdm(steps, "generating", options.n_tokens_to_generate, leave=False)
+    n_columns = shutil.get_terminal_size().columns - 4  # room for ^C, which would wrap the line
+    return tqdm(steps, "generating", options.n_tokens_to_generate, leave=False, ncols=n_columns)

@@ -33,7 +33,7 @@ class Conversation:
         return {
             "retry": Command(self.retry, "answer the last prompt again, with a new seed"),
             "set": Command(self.set, "show the options, or change one: /set temperature 0.5"),
-            "seed": Command(self.set_seed, "use this seed from now on: /seed 7; without a number: a new one each time"),
+            "seed": Command(self.set_seed, "use a seed: /seed 7; without a number, a new one each time"),
             "model": Command(self.load_model, "use another model: /model tiny"),
             "save": Command(self.save, "write the last prompt and its text to a new file: /save FILE"),
         }
@@ -106,10 +106,10 @@ class Conversation:
 
     def save(self, words: str) -> None:
         """Write the last prompt and its text to a file that does not exist."""
-        if self.prompt is None:
-            raise ValueError("there is no text yet; type the beginning of one")
         if not words:
             raise ValueError("/save needs the name of a new file")
+        if self.prompt is None:
+            raise ValueError("there is no text yet; type the beginning of one")
         file = Path(files.expand(checks.path("the name after /save", words)))
         if file.exists():
             raise ValueError(f"{named(file)} exists; /save writes a new file")
