@@ -68,11 +68,12 @@ def complete(
         with run_time_failures():
             model = load_model(path, options, fast=is_engine)
         generator = Generator(model, options, new_sampler, generate)
+        ids = None if prompt is None else encode_prompt(prompt, model, options)  # an error leaves the output as it is
         with output.stdout_to(options.output, options.overwrite):
             if prompt is None:
                 converse(generator)
             else:
-                generator.complete(prompt, draw_seed() if options.seed is None else options.seed)
+                generator.write_completions(ids, prompt, draw_seed() if options.seed is None else options.seed)
 
 
 def complete_with_reference(generate: Callable, prompt: str | None, asked: dict) -> None:
@@ -135,11 +136,14 @@ class Generator:
 
     def complete(self, prompt: str, seed: int) -> str:
         """Print the completions of a prompt and remarks about them; return the text of the first one."""
-        ids = encode_prompt(prompt, self.model, self.options)
-        with run_time_failures():
-            return self.write_completions(ids, prompt, seed)
+        return self.write_completions(encode_prompt(prompt, self.model, self.options), prompt, seed)
 
-    def write_completions(self, ids, prompt, seed):
+    def write_completions(self, ids: list[int], prompt: str, seed: int) -> str:
+        """Do the same for a prompt whose ids are known. A failure is no usage error, because the request is valid."""
+        with run_time_failures():
+            return self.write_valid(ids, prompt, seed)
+
+    def write_valid(self, ids, prompt, seed):
         options = self.options
         completions = [
             new_completion(self.model, options, self.new_sampler(), ids, (seed, 0, i))

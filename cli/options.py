@@ -74,9 +74,21 @@ def default_of(name: str, flag: Flag) -> object:
     return flag.check(flag.variable, value) if value else flag.default
 
 
+def check_sampling(options: Options) -> None:
+    """Raise ValueError if the options of the sampler are invalid; the message names the preset if it is the cause."""
+    try:
+        sampling.make_sampler(**options.sampling)
+    except ValueError as error:
+        knobs = sampling.PRESETS.get(options.sampling.get("preset"), {})
+        causes = [name for name in knobs if name not in options.given and name in str(error)]
+        if not causes:
+            raise
+        raise ValueError(f"{error}; the preset {options.preset} sets {' and '.join(causes)}") from error
+
+
 def check_together(options: Options) -> None:
     """Raise ValueError for options that contradict each other."""
-    sampling.make_sampler(**options.sampling)
+    check_sampling(options)
     sampling.make_logits_processor(**options.penalties)
     values = options.values
     shortest = values.get("min_new_tokens") or 0

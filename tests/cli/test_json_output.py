@@ -1,12 +1,16 @@
 """cli/output.py: the JSON records of --json and their log-probabilities."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import ROOT
+from model_folders import change_json
 from run_script import STORY, records_of, text_of
 
 import gpt2_pico
 import utils
+from cli import json_record
 
 
 def test_a_record_has_the_text_and_all_that_is_needed_to_reproduce_it(here):
@@ -52,3 +56,93 @@ def test_every_new_token_has_a_logprob_and_a_stop_token_has_none(here):
     assert "eos" in {record["finish_reason"] for record in records}
     for record in records:
         assert len(record["logprobs"]) == record["usage"]["completion_tokens"]
+
+
+# ---- one line per token ----------------------------------------------------------------------------------------
+
+
+def test_json_with_stream_prints_a_line_per_token_before_each_record(here):
+    args = (STORY, "-n", "5", "--temperature", "1", "--seed", "3", "--num_samples", "2")
+    plain = records_of(here, *args)
+    lines = records_of(here, *args, "--stream")
+    assert [lines[5]["text"], lines[11]["text"]] == [record["text"] for record in plain]
+    assert all(lines[i].keys() == plain[0].keys() for i in (5, 11))
+    for index, tokens in enumerate((lines[:5], lines[6:11])):
+        assert [list(line) for line in tokens] == [["index", "id", "token", "text"]] * 5
+        assert {line["index"] for line in tokens} == {index}
+        assert "".join(line["text"] for line in tokens) == plain[index]["text"]
+        assert "".join(line["token"] for line in tokens) == plain[index]["text"]
+
+
+def test_the_text_of_the_lines_ends_before_a_stop_text(here):
+    *tokens, record = records_of(here, STORY, "--stop", " girl", "--stream")
+    assert "".join(line["text"] for line in tokens) == record["text"] and "girl" not in record["text"]
+    assert len(tokens) == record["usage"]["completion_tokens"]
+
+
+def test_without_stream_json_has_one_line_per_sample(here):
+    assert len(records_of(here, STORY, "-n", "5")) == 1
+    assert len(records_of(here, STORY, "-n", "5", "--stream", "False")) == 1
+
+
+# ---- the prompt's log-probabilities ----------------------------------------------------------------------------
+
+
+def reference_logprobs(ids, model):
+    """Return the log-probabilities [n_seq, n_vocab] of the minimal model in float64."""
+    logits = gpt2_pico.gpt2(ids, **model.params, n_head=model.n_head)
+    return logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("n", ["0", "3"])
+def test_echo_adds_the_log_probabilities_of_the_prompt(here, n):
+    (record,) = records_of(here, STORY, "-n", n, "--echo", "--logprobs", "2")
+    model = utils.load("tiny", ROOT / "models")
+    ids = model.encoder.encode(STORY)
+    entries = record["logprobs"]
+    assert [entry["id"] for entry in entries[: len(ids)]] == ids and len(entries) == len(ids) + int(n)
+    assert entries[0] == {"token": "Once", "id": ids[0], "logprob": None, "top": []}
+    logprobs = reference_logprobs(ids, model)
+    for i in range(1, len(ids)):
+        assert entries[i]["logprob"] == pytest.approx(logprobs[i - 1, ids[i]], abs=1e-4)
+        assert [top["id"] for top in entries[i]["top"]] == np.argsort(-logprobs[i - 1])[:2].tolist()
+    (without,) = records_of(here, STORY, "-n", n, "--logprobs", "2")
+    assert [entry["id"] for entry in without["logprobs"]] == [entry["id"] for entry in entries[len(ids) :]]
+
+
+def test_a_prompt_longer_than_a_pass_has_all_its_log_probabilities(here):
+    prompt = "Once upon a time there was a dog. " * 40
+    (record,) = records_of(here, prompt, "-n", "0", "--echo", "--logprobs", "0")
+    model = utils.load("tiny", ROOT / "models")
+    ids = model.encoder.encode(prompt)
+    assert len(ids) > 300
+    logprobs = reference_logprobs(ids, model)
+    expected = [logprobs[i - 1, ids[i]] for i in range(1, len(ids))]
+    np.testing.assert_allclose([entry["logprob"] for entry in record["logprobs"][1:]], expected, atol=2e-4)
+
+
+def test_a_model_with_a_start_token_gives_the_first_token_a_log_probability(here, models):
+    change_json(models / "hf" / "config.json", bos_token_id=30)
+    (models / "hf" / "tokenizer_config.json").write_text(
+        '{"add_bos_token": true, "bos_token": "<|endoftext|>"}', encoding="utf-8"
+    )
+    code, out, err = here("he", "--model_size", models / "hf", "-n", "0", "--echo", "--json", "--logprobs", "0")
+    assert code == 0, err
+    entries = json.loads(out)["logprobs"]
+    assert "".join(entry["token"] for entry in entries) == "he"
+    assert all(entry["logprob"] < 0 for entry in entries)
+
+
+def test_every_field_is_described(here):
+    (record,) = records_of(here, STORY, "-n", "1", "--logprobs", "0")
+    assert list(record) == list(json_record.FIELDS)
+
+
+def test_the_settings_of_mirostat_are_recorded_with_their_defaults(here):
+    (record,) = records_of(here, STORY, "-n", "1", "--strategy", "mirostat")
+    assert record["settings"] == {
+        "n_tokens_to_generate": 1,
+        "temperature": 1.0,
+        "mirostat_tau": 5.0,
+        "mirostat_eta": 0.1,
+    }

@@ -1,6 +1,7 @@
 """cli/prompt.py: a prompt from an argument, a file, a pipe, or a pipe and an argument."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import pytest
 from conftest import ROOT
 from run_script import STORY, records_of, stdout_of, text_of
 
+import explore
+import gpt2
 from cli import prompt
+from views.command import EXPLORE
 
 
 def prompt_of(here, *words, **options):
@@ -152,3 +156,50 @@ def test_several_words_are_named_in_a_line_of_limited_length(here):
 def test_a_further_word_that_begins_with_a_dash_is_neither_ignored_nor_taken_for_a_flag(here, words):
     code, _, err = here(*words, "--model_size", "tiny") if "--" not in words else here("--model_size", "tiny", *words)
     assert code == 2 and "arrived as several words" in err
+
+
+# ---- files, escapes, no stdin ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--file", "-f", "--prompt_file", "--prompt-file"])
+def test_the_file_of_a_flag_is_the_prompt(here, tmp_path, flag):
+    (tmp_path / "story.txt").write_bytes(b"one\r\ntwo\r\n")
+    assert prompt_of(here, flag, tmp_path / "story.txt") == "one\ntwo"
+    assert prompt_of(here, f"FILE:{tmp_path}/story.txt") == "one\ntwo"
+    assert prompt_of(here, flag, "-", piped=b"three\n") == "three"
+
+
+def test_a_file_and_a_prompt_are_an_error(here):
+    code, _, err = here("Once", "--file", "x.txt", "--model_size", "tiny")
+    assert (code, err) == (2, "Error: the prompt is given twice, as --file and as 'Once'; remove one of them\n")
+
+
+def test_explore_reads_a_file_too(here, tmp_path):
+    (tmp_path / "story.txt").write_text("Once upon a time\n", encoding="utf-8")
+    args = {"main": explore.main, "command": EXPLORE}
+    by_file = here("score", "--file", tmp_path / "story.txt", "--model_size", "tiny", **args)
+    assert by_file == here("score", "Once upon a time", "--model_size", "tiny", **args)
+    assert by_file[0] == 0
+
+
+def test_escapes_in_a_prompt_are_read_only_on_request(here, tmp_path):
+    assert prompt_of(here, r"a\nb\tc\\d") == r"a\nb\tc\\d"
+    assert prompt_of(here, r"a\nb\tc\\d\x", "--escape") == "a\nb\tc\\d\\x"
+    (tmp_path / "story.txt").write_text(r"a\nb", encoding="utf-8")
+    assert prompt_of(here, "--file", tmp_path / "story.txt", "--escape") == r"a\nb"
+
+
+def test_a_prompt_with_an_escape_causes_a_remark(monkeypatch, caplog):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(logging.getLogger("picogpt"), "propagate", True)
+    with caplog.at_level(logging.INFO, "picogpt"):
+        gpt2.main(r"a\nb", model_size="tiny", n_tokens_to_generate=1)
+    assert r"The prompt contains \n, a backslash and a letter; --escape reads it as a new line." in caplog.messages
+
+
+def test_no_stdin_reads_no_pipe(here):
+    assert prompt_of(here, "Once", "--no_stdin", piped=b"A tale. ") == "Once"
+    code, _, err = here("--no_stdin", "--model_size", "tiny", piped=b"A tale.")
+    assert code == 2 and "there is no prompt" in err
+    assert prompt_of(here, "-", "--no_stdin", piped=b"A tale.") == "A tale."
