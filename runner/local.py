@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from checkpoints import files, hub
+from cli import checks
 from cli.command import DEBUG, Terminated, quiet
 from cli.command_flags import BATCH_FLAGS, MAX_BATCH_SIZE
 from cli.flags import ROW_FLAGS
@@ -81,6 +82,7 @@ def complete_all(prompts: str | None, options: Options) -> None:
     """
     if prompts is None:
         raise ValueError("there are no prompts; name a file, such as prompts.txt, or - for stdin")
+    checks.path("the name of the prompts", prompts)
     try:
         with quiet(options.quiet):
             run_rows(prompts, options)

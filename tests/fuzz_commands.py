@@ -29,6 +29,7 @@ import explore
 import gpt2
 import gpt2_pico
 import utils
+from checkpoints.tokenizer import default_tokens
 from cli import command_flags, flags, help, hints
 from encoder import Encoder, bytes_to_unicode
 from random_gpt2 import random_params
@@ -110,6 +111,12 @@ VALID = {  # flag -> valid values, so that a part of the command lines reach the
     "steps": ("1", "3", "100"),
     "rows": ("1", "3", "1000000"),
     "stride": ("1", "3"),
+    "file": ("OUT/prompts.txt", "-", "OUT", "OUT/absent.txt"),
+    "config": ("OUT/c.toml", "OUT/c.json", "OUT/bad.toml", "OUT/c.py", "OUT/absent.toml", "OUT"),
+    "banned_words": ("cat", '["a", " b"]', "xyz", "['q']"),
+    "separator": ("", "\\n", "* * *"),
+    "threads": ("1", "2"),
+    "completion": ("bash", "fish"),
 }
 
 
@@ -228,7 +235,8 @@ def fault_of(code: object, out: str, err: str, script: str) -> str | None:
 
 def small_model(*args, **options) -> utils.Model:
     ids = dict(zip(bytes_to_unicode().values(), range(256), strict=True)) | {"<|endoftext|>": 256}
-    return utils.Model("tiny", Encoder(ids, []), HPARAMS, random_params(**HPARAMS))
+    encoder = Encoder(ids, [])
+    return utils.Model("tiny", encoder, HPARAMS, random_params(**HPARAMS), default_tokens(encoder, len(ids)))
 
 
 def prepare(folder: str) -> None:
@@ -242,6 +250,14 @@ def prepare(folder: str) -> None:
         "csv": ["prompt,seed", "a,1", '"b', "c,x"],
     }.items():
         Path(folder, f"prompts.{name}").write_text("\n".join(lines), encoding="utf-8")
+    configurations = {
+        "c.toml": "temperature = 0.9\nstop = ['a']\nbatch_size = 2\nsteps = 2\n",
+        "c.json": '{"seed": 3, "logit_bias": {" ": 1}, "top_p": 0.5}',
+        "bad.toml": "temperature = 'hot'\nzzz = 1\n",
+        "c.py": "raise SystemExit(7)",
+    }
+    for name, text in configurations.items():
+        Path(folder, name).write_text(text, encoding="utf-8")
     model = small_model()
     utils.load_found = lambda path, where, fast=False: model
     default = "tiny"

@@ -279,3 +279,9 @@ def test_a_column_that_is_there_twice_is_an_error(run, tmp_path):
     code, out, err = run(tmp_path / "prompts.csv", "-n", "1")
     assert (code, out) == (2, "")
     assert "the column 'prompt' is there twice: rename one of the two" in err
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b"])
+def test_a_name_that_no_file_can_have_is_a_usage_error(run, name):
+    code, out, err = run(name)
+    assert (code, out) == (2, "") and err.startswith("Error: the name of the prompts is ") and err.count("\n") == 1
