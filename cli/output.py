@@ -102,19 +102,27 @@ def is_device(path):
 
 @contextlib.contextmanager
 def stdout_to(name: str | None, overwrite: bool) -> Iterator[None]:
-    """Write what is printed within a `with` block to a file. What was written stays, whatever happens later."""
+    """Write what is printed within a `with` block to a file. What was written stays, whatever happens later.
+
+    A new file in which an error has left nothing is removed.
+    """
     if name is None:
         yield
         return
     path = files.expand(name)
+    is_new = not os.path.exists(path)
     try:
         file = open(path, "w" if overwrite or is_device(path) else "x", encoding="utf-8", errors="replace")  # noqa: SIM115
     except FileExistsError as error:
         raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output") from error
     except OSError as error:
         raise OSError(f"cannot write {named(name)}: {reason(error)}") from error
-    with file, contextlib.redirect_stdout(file):
-        yield
+    try:
+        with file, contextlib.redirect_stdout(file):
+            yield
+    finally:
+        if is_new and os.path.getsize(path) == 0:
+            os.unlink(path)
 
 
 # ---- pieces of text -> stdout ----------------------------------------------------------------------------------
@@ -138,19 +146,24 @@ def write(text: str) -> None:
 
 
 def write_text(pieces: Iterable, beginning: str = "", separator: str | None = None) -> None:
-    """Print each text as it arrives, a separator between two, and one newline at the end, even after an error.
+    """Print each text as it arrives, a separator between two, and one newline at the end, also of a text cut off.
 
     A terminal gets escapes in place of control characters, except new line and tab. pieces: as from `follow`.
     beginning: printed before each text.
     """
     shown = for_terminal if sys.stdout.isatty() else str
     before = beginning
+    is_begun = False
     try:
         for _, piece, is_last in pieces:
             write(shown(before + piece))
+            is_begun = True
             before = f"\n{SEPARATOR if separator is None else separator}\n{beginning}" if is_last else ""
-    finally:
-        write("\n")
+    except BaseException as error:
+        if is_begun or isinstance(error, KeyboardInterrupt):
+            write("\n")
+        raise
+    write("\n")
 
 
 def for_terminal(text: str) -> str:

@@ -76,3 +76,13 @@ def test_the_separator_stands_between_two_samples(here):
     assert text_of(here, *args) == f"{text}\n---------------\n{text}\n"
     assert text_of(here, *args, "--separator", r"\n* * *\n") == f"{text}\n\n* * *\n\n{text}\n"
     assert text_of(here, *args, "--separator=") == f"{text}\n\n{text}\n"
+
+
+def test_a_request_that_does_not_fit_in_memory_prints_nothing_and_leaves_no_file(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.memory.free_memory", lambda: 10**6)
+    args = (STORY, "--model_size", "tiny", "--num_samples", "100", "-n", "100")
+    for further in ((), ("--output", tmp_path / "out.txt")):
+        code, out, err = here(*args, *further)
+        assert (code, out) == (1, "")
+        assert "Error: 100 texts of 104 tokens need 0." in err and "GB are free; ask for fewer samples or tokens" in err
+    assert os.listdir(tmp_path) == []
