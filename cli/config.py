@@ -8,6 +8,7 @@ from typing import Any
 
 from checkpoints import files
 from checkpoints.messages import named, reason
+from cli.checks import path as check_path
 from cli.checks import shown, strings
 from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS, PICO_FLAGS
 from cli.flags import FLAGS, POSITIONAL_ALIASES, Flag, aliases_of
@@ -54,7 +55,7 @@ def flags_in(file: str, table: Mapping[str, Flag], positional: tuple[str, ...] =
 
 def read(file: str) -> dict[str, Any]:
     """Return the object in a TOML or JSON file."""
-    path = Path(files.expand(file))
+    path = Path(files.expand(check_path("config", file)))
     if path.suffix == ".py":
         raise ValueError(
             f"{named(file)} is Python code, which is not run; write the same settings to a file whose name ends in "

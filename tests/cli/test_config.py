@@ -113,6 +113,7 @@ def test_a_file_serves_all_commands(here, tmp_path, monkeypatch):
         ("c.json", "[" * 100_000, "c.json is not valid JSON"),
         ("c.py", "import os", "c.py is Python code, which is not run; write the same settings to a file"),
         ("nowhere.toml", None, "cannot read the configuration nowhere.toml: No such file or directory"),
+        ("a\0b", None, "config is "),
         ("c.toml", "#" * 2**21, "cannot read the configuration c.toml: "),
     ],
 )
