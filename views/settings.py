@@ -54,7 +54,7 @@ def check_grid(settings: list[dict], options: Options) -> None:
     """Raise ValueError if one of the settings is invalid."""
     for setting in settings:
         new_sampler(setting)
-        sampling.make_logits_processor(**selected(setting, sampling.PENALTIES))
+        sampling.make_logits_processor(banned_ids=options.banned_ids, **selected(setting, sampling.PENALTIES))
 
 
 def varying(settings: list[dict]) -> list[str]:
