@@ -50,6 +50,18 @@ class Typed(tuple):
         return abbreviated(self.text)
 
 
+class TypedNumber(float):
+    """A number that messages show as the user typed it. Attribute: `text`."""
+
+    def __new__(cls, value, text: str):
+        self = super().__new__(cls, value)
+        self.text = text
+        return self
+
+    def __repr__(self):
+        return self.text
+
+
 def evaluate(name: str, text: str) -> object:
     """Return the value of a text of the command line: a number, True, False, None, or a tuple of these.
 
@@ -76,7 +88,8 @@ def evaluate_one(name, text):
         return text
     if len(text) > MAX_DIGITS:
         raise ValueError(f"{name} is {shown(text)}, a number of {len(text)} digits; at most {MAX_DIGITS} are read")
-    return kind(text)
+    value = kind(text)
+    return value if kind is int or repr(value) == text else TypedNumber(value, text)
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------

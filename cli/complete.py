@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import shutil
-import stat
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import utils
 from checkpoints import formats
 from checkpoints.files import CheckpointError
 from checkpoints.messages import abbreviated
-from cli import completion, json_record, models, output
+from cli import json_record, models, output, shell_completion
 from cli.checks import shown
 from cli.command import quiet
 from cli.command_flags import PICO_FLAGS
@@ -53,7 +52,7 @@ def complete(
         output.write(models.listing(utils.search_places(options.models_dir), options.json))
         return
     if options.values.get("completion"):
-        output.write(completion.script(options.completion))
+        output.write(shell_completion.script(options.completion))
         return
     with quiet(options.quiet):
         check_for_command(prompt, options)
@@ -206,7 +205,7 @@ def is_streamed(options):
 
 def remark_after(completions, clock):
     """Remark on the number of tokens, the speed and the finish reasons, unless a pipe shows the text later."""
-    if is_pipe(sys.stdout):
+    if output.is_pipe(sys.stdout):
         return
     n_new = sum(len(each.ids) for each in completions)
     counts = Counter(each.finish_reason for each in completions)
@@ -224,23 +223,9 @@ def warn_about_full_context(completions, options):
         log.warning(f"Warning: the text ends where the model's context is full{remedy}")
 
 
-def is_pipe(stream):
-    with contextlib.suppress(OSError, ValueError):
-        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
-    return False
-
-
-def is_file(stream):
-    """Return whether a stream is a regular file or /dev/null, which no terminal shows."""
-    with contextlib.suppress(OSError, ValueError):
-        status = os.fstat(stream.fileno())
-        return stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull))
-    return False
-
-
 def progress_bar(steps, options):
     """Return a context of the steps, with a progress bar if a terminal shows stderr, and no terminal the text."""
-    if options.quiet or not sys.stderr.isatty() or not is_file(sys.stdout):
+    if options.quiet or not sys.stderr.isatty() or not output.is_file(sys.stdout):
         return contextlib.nullcontext(steps)
     from tqdm import tqdm
 

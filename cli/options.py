@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import sampling
+from cli.checks import Typed, TypedNumber
 from cli.flags import FLAGS, PENALTY_FLAGS, STRATEGY_FLAGS, Flag
 from cli.hints import check_known
 
@@ -63,9 +64,20 @@ def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Option
         check_known(name, table)
     given = sampling.without_none(asked)
     values = {
-        name: flag.check(name, given[name]) if name in given else default_of(name, flag) for name, flag in table.items()
+        name: plain(flag.check(name, given[name])) if name in given else default_of(name, flag)
+        for name, flag in table.items()
     }
     return Options(MappingProxyType(values), tuple(given))
+
+
+def plain(value: object) -> object:
+    """Return a value with plain numbers: NumPy promotes other kinds of float to float64."""
+    if isinstance(value, TypedNumber):
+        return float(value)
+    if isinstance(value, tuple):
+        parts = [plain(part) for part in value]
+        return Typed(parts, value.text) if isinstance(value, Typed) else tuple(parts)
+    return value
 
 
 def default_of(name: str, flag: Flag) -> object:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import stat
 import sys
 import time
 from collections import deque
@@ -123,6 +124,21 @@ def stdout_to(name: str | None, overwrite: bool) -> Iterator[None]:
     finally:
         if is_new and os.path.getsize(path) == 0:
             os.unlink(path)
+
+
+def is_pipe(stream: Any) -> bool:
+    """Return whether a stream is a pipe, whose reader may be slow."""
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    return False
+
+
+def is_file(stream: Any) -> bool:
+    """Return whether a stream is a regular file or /dev/null, which no terminal shows."""
+    with contextlib.suppress(OSError, ValueError):
+        status = os.fstat(stream.fileno())
+        return stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull))
+    return False
 
 
 # ---- pieces of text -> stdout ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from cli.flags import ROW_FLAGS
 from cli.help import Command
 from cli.messages import describe, run_time_failures
 from cli.options import Options
-from cli.output import Clock
+from cli.output import Clock, is_file
 from cli.request import draw_seed, encode_prompt, find_model, load_model, new_completion
 from cli.suggestions import with_suggestions
 from engine.batching import Job, decode_together
@@ -131,16 +131,16 @@ def choose_seed(options, records):
 
 
 def progress_bar(prompts, format, records, options):
-    """Return a progress bar of rows, which only a terminal shows."""
+    """Return a progress bar of rows, which a terminal shows if the records go to a file."""
     from tqdm import tqdm
 
-    is_shown = sys.stderr.isatty() and not options.quiet
+    is_shown = sys.stderr.isatty() and not options.quiet and (records.path is not None or is_file(sys.stdout))
     n_rows = count_rows(prompts, format) if is_shown else None
     return tqdm(
         desc="rows",
         total=n_rows,
         unit=" rows",
-        disable=True if options.quiet else None,
+        disable=not is_shown,
         initial=records.n_finished,
     )
 

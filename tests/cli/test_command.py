@@ -57,6 +57,7 @@ log = logging.getLogger("picogpt")
         (["x", "--stop", ""], "stop is ['']; it must be a text or a list of texts, none of them empty"),
         (["x", "--stop", '["a", 1]'], "stop is ['a', 1]; it must be a text"),
         (["x", "--stop", "['a"], 'which begins as a list but is none; write \'["one", "two"]\''),
+        (["x", "--n", "1e3"], "n_tokens_to_generate is 1e3; it must be a whole number"),
         (["x", "--top_p", "0,7"], "top_p is 0,7; it must be a number from 0 to 1"),
         (["x", "--n", "[1,2]"], "n_tokens_to_generate is [1,2]; it must be a whole number"),
         (["x", "--stream", "perhaps"], "the prompt must be in quotes: 'x perhaps'"),

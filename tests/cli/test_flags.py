@@ -13,7 +13,7 @@ import gpt2
 import sampling
 from cli import command, command_flags, complete, flags, hints
 from cli.checks import biases, evaluate
-from cli.options import check_options
+from cli.options import check_each, check_options
 
 TABLES = [flags.FLAGS, command_flags.PICO_FLAGS, command_flags.BATCH_FLAGS, command_flags.EXPLORE_FLAGS]
 ALL_FLAGS = [(name, flag) for table in TABLES for name, flag in table.items()]
@@ -220,6 +220,15 @@ def test_a_function_of_the_articles_has_the_defaults_of_the_knobs(function):
     knobs = parameters.keys() & sampling.KNOBS.keys()
     assert knobs
     assert {name: parameters[name] for name in knobs} == {name: sampling.KNOBS[name][-1] for name in knobs}
+
+
+def test_options_hold_plain_numbers():
+    values = {"temperature": evaluate("temperature", "8e-1"), "top_p": evaluate("top_p", "1e-1")}
+    options = check_options(values)
+    assert repr(values["temperature"]) == "8e-1"
+    assert [type(options.values[name]) for name in values] == [float, float]
+    lists = check_each({"temperature": evaluate("temperature", "1e0,5e-1")}, command_flags.EXPLORE_FLAGS)
+    assert [type(value) for value in lists.temperature] == [float, float]
 
 
 # ---- values of any size ----------------------------------------------------------------------------------------

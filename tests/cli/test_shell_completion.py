@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from cli import completion
+from cli import shell_completion
 from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
 from cli.flags import FLAGS, SHELLS
 
@@ -58,7 +58,7 @@ def test_bash_completes_the_other_commands():
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_accepts_its_script(shell):
-    script = completion.script(shell)
+    script = shell_completion.script(shell)
     for table in (FLAGS, BATCH_FLAGS, EXPLORE_FLAGS):
         assert all(name in script for name in table)
     if shutil.which(shell):
@@ -67,6 +67,6 @@ def test_each_shell_accepts_its_script(shell):
 
 
 def test_the_command_prints_the_script_and_needs_no_prompt(here):
-    assert here("--completion", "fish") == (0, completion.script("fish"), "")
+    assert here("--completion", "fish") == (0, shell_completion.script("fish"), "")
     code, out, err = here("--completion", "tcsh")
     assert (code, out) == (2, "") and "completion is 'tcsh'; it must be bash or zsh or fish" in err
