@@ -33,7 +33,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "gpt2.py", *args],
             cwd=ROOT,
-            env=settings | {"TERM": "dumb", "NO_COLOR": "1"},
+            env=settings | {"TERM": "dumb", "NO_COLOR": "1", "XDG_STATE_HOME": "/nonexistent"},
             **({"stdin": other, "stdout": other, "stderr": other} | streams),
             preexec_fn=lambda: (os.setsid(), fcntl.ioctl(other, termios.TIOCSCTTY, 0)),
         )
@@ -60,9 +60,10 @@ class Terminal:
     def shows(self, pattern):
         """Return whether the terminal shows the pattern soon."""
         try:
-            return bool(self.read_until(pattern, timeout=3))
+            self.read_until(pattern, timeout=3)
         except AssertionError:
             return False
+        return True
 
     def type(self, text):
         os.write(self.fd, text.encode())
