@@ -62,9 +62,12 @@ def read(file: str) -> dict[str, Any]:
             f".toml, such as {named(path.stem)}.toml, in the form: temperature = 0.8"
         )
     try:
-        content = files.read_bytes(path, LARGEST)
-    except (OSError, files.CheckpointError) as error:
+        with open(path, "rb") as opened:
+            content = opened.read(LARGEST + 1)
+    except OSError as error:
         raise ValueError(f"cannot read the configuration {named(file)}: {reason(error)}") from error
+    if len(content) > LARGEST:
+        raise ValueError(f"the configuration {named(file)} has more than {LARGEST:,} bytes, the most that are read")
     try:
         value = (json.loads if path.suffix == ".json" else parse_toml)(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

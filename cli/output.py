@@ -88,10 +88,10 @@ def check_file(name: str | None, overwrite: bool) -> None:
     if name is None:
         return
     path = files.expand(name)
-    if os.path.exists(path) and not overwrite and not is_device(path):
-        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output")
     if os.path.isdir(path):
         raise ValueError(f"{named(name)} is a folder; --output needs the name of a file")
+    if os.path.exists(path) and not overwrite and not is_device(path):
+        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {named(folder)}, where --output {named(name)} would be")

@@ -114,7 +114,8 @@ def test_a_file_serves_all_commands(here, tmp_path, monkeypatch):
         ("c.py", "import os", "c.py is Python code, which is not run; write the same settings to a file"),
         ("nowhere.toml", None, "cannot read the configuration nowhere.toml: No such file or directory"),
         ("a\0b", None, "config is "),
-        ("c.toml", "#" * 2**21, "cannot read the configuration c.toml: "),
+        ("c.toml", "#" * 2**21, "the configuration c.toml has more than 1,048,576 bytes, the most that are read"),
+        ("", None, "cannot read the configuration "),
     ],
 )
 def test_a_fault_in_a_file_is_one_line_that_names_the_fault(here, tmp_path, monkeypatch, name, text, said):

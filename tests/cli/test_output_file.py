@@ -36,8 +36,9 @@ def test_a_file_that_exists_is_kept_unless_it_may_be_replaced(here, tmp_path):
 def test_a_place_without_a_file_is_an_error_before_the_model_is_loaded(here, tmp_path, monkeypatch, name, said):
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr("utils.load_found", lambda *_: pytest.fail("loaded"))
-    code, out, err = here(STORY, "--model_size", "tiny", "--output", tmp_path / name, "--overwrite")
-    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    for args in ((), ("--overwrite",)):
+        code, out, err = here(STORY, "--model_size", "tiny", "--output", tmp_path / name, *args)
+        assert (code, out, err.count("\n")) == (2, "", 1) and said in err
 
 
 def test_a_usage_error_leaves_no_file(here, tmp_path):
