@@ -126,6 +126,14 @@ def switch(name: str, value: object) -> bool:
     return BOOLEANS[word]
 
 
+def shard(name: str, value: object) -> tuple[int, int]:
+    """Return (i, n) from "i/n", with i from 1 to n."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})", str(value))
+    if match is None or int(match[1]) > int(match[2]):
+        raise ValueError(f"{name} is {shown(value)}; it must be I/N with I from 1 to N, as in 1/4")
+    return int(match[1]), int(match[2])
+
+
 def path(name: str, value: object) -> str:
     """Return a name of a file or a folder. It need not exist."""
     try:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import sampling
-from cli.checks import one_of, path, several, switch, whole
+from cli.checks import one_of, path, several, shard, switch, unchecked, whole
 from cli.flags import FLAGS, PENALTY_FLAGS, PROMPT_FLAGS, STRATEGY_FLAGS, Flag, without
 
 MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
@@ -18,6 +18,22 @@ BATCH_FLAGS = {
     "output": Flag(None, path, "run", "file of the records; without it, or with -, they go to stdout", "FILE"),
     "overwrite": Flag(
         False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
+    ),
+    "prompt_field": Flag(None, unchecked, "run", "take the prompt from this field or column instead of prompt", "NAME"),
+    "template": Flag(
+        None,
+        unchecked,
+        "run",
+        r"make the prompt from fields of the row, such as 'Q: {question}\nA:'",
+        "TEXT",
+    ),
+    "limit": Flag(None, whole(1), "run", "read only the first N rows", "N", is_value=True),
+    "shard": Flag(
+        None,
+        shard,
+        "run",
+        "of N equal parts, continue the rows of part I, 1 to N; together the parts have the records of one run",
+        "I/N",
     ),
     "batch_size": Flag(
         None,
@@ -34,7 +50,7 @@ BATCH_FLAGS = {
         "format of PROMPTS, if its name does not show it",
         "txt|jsonl|csv",
     ),
-    **without(FLAGS, "json", "stream", "list", "separator", "completion", "output", "overwrite", *PROMPT_FLAGS),
+    **without(FLAGS, "row", "json", "stream", "list", "separator", "completion", "output", "overwrite", *PROMPT_FLAGS),
 }
 VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
 EXPLORE_FLAGS = {

@@ -145,7 +145,7 @@ class Generator:
     def write_valid(self, ids, prompt, seed):
         options = self.options
         completions = [
-            new_completion(self.model, options, self.new_sampler(), ids, (seed, 0, i))
+            new_completion(self.model, options, self.new_sampler(), ids, (seed, options.row, i))
             for i in range(options.num_samples)
         ]
         self.remark_before(prompt, completions, seed, n_room=self.model.n_ctx - len(ids) + 1)

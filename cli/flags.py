@@ -115,6 +115,14 @@ FLAGS = {
         is_value=True,
         per_row=True,
     ),
+    "row": Flag(
+        0,
+        whole(0),
+        "text",
+        "draw as batch.py does for row J of a run with the same seed",
+        "J",
+        is_value=True,
+    ),
     "temperature": knob(
         "sampling",
         "draw at random: T below 1 favours likely tokens, T above 1 evens out the probabilities, 0 always takes the "

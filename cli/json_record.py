@@ -29,7 +29,19 @@ FIELDS = {  # of a record
 OFF = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "entmax_alpha": 1, "repetition_penalty": 1}
 OFF |= {"presence_penalty": 0, "frequency_penalty": 0, "no_repeat_ngram_size": 0, "min_new_tokens": 0, "logit_bias": {}}
 # Flags that do not change the text.
-NOT_SETTINGS = ("seed", "model_size", "models_dir", "list", "offline", "json", "stream", "quiet", "separator", "output")
+NOT_SETTINGS = (
+    "seed",
+    "row",
+    "model_size",
+    "models_dir",
+    "list",
+    "offline",
+    "json",
+    "stream",
+    "quiet",
+    "separator",
+    "output",
+)
 NOT_SETTINGS += ("overwrite", "threads", "config", "completion", *PROMPT_FLAGS)
 
 

@@ -140,10 +140,13 @@ def items_of(value):
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def csv_rows(lines):
-    """Yield the rows of a table with a column `prompt`. A cell may contain line breaks."""
+def csv_rows(lines, required=("prompt",), settings=()):
+    """Yield the rows of a table. A cell may contain line breaks.
+
+    required: names of columns that must be there. settings: those whose cells are read as JSON; others stay texts.
+    """
     table = Table(lines)
-    names = column_names(table)
+    names = column_names(table, required)
     while True:
         line = table.n_lines + 1
         try:
@@ -154,7 +157,7 @@ def csv_rows(lines):
             yield line, {}, str(error)
             continue
         if cells:
-            yield line, *parse_or_error(partial(csv_fields, names), cells)
+            yield line, *parse_or_error(partial(csv_fields, names, required, settings), cells)
 
 
 class Table:
@@ -190,34 +193,33 @@ class Table:
         return line
 
 
-def column_names(table):
-    """Return the cells of the first line. Raise ValueError if none of them is `prompt`."""
+def column_names(table, required):
+    """Return the cells of the first line. Raise ValueError if a required name is not among them."""
     try:
         names = table.read_row()
     except StopIteration:
         names = []
     if names:
         names[0] = names[0].removeprefix("\ufeff")
-    if "prompt" not in names:
-        found = abbreviated(", ".join(names)) or "none"
-        raise ValueError(f"there is no column prompt; the columns in the first line are: {found}")
+    for name in required:
+        if name not in names:
+            found = abbreviated(", ".join(names)) or "none"
+            raise ValueError(f"there is no column {abbreviated(name)}; the columns in the first line are: {found}")
     repeated = next((name for name, n in Counter(names).items() if n > 1), None)
     if repeated is not None:
         raise ValueError(f"the column {abbreviated(repeated)!r} is there twice: rename one of the two")
     return names
 
 
-def csv_fields(names, cells):
-    """Return {name: value}. An empty cell is a field that is not given, except for the prompt."""
+def csv_fields(names, required, settings, cells):
+    """Return {name: value}. An empty cell is a field that is not given, except for a required one."""
     if len(cells) != len(names):
         raise ValueError(f"the row has {len(cells)} cells, but the table has {len(names)} columns")
     decode("".join(cells).encode("utf-8", "surrogateescape"))  # raises ValueError if the bytes were not UTF-8
     fields = {}
     for name, cell in zip(names, cells, strict=True):
-        if name == "prompt":
-            fields[name] = cell
-        elif cell:
-            fields[name] = json_value(cell)
+        if cell or name in required:
+            fields[name] = json_value(cell) if name in settings and name not in required else cell
     return fields
 
 

@@ -31,6 +31,7 @@ from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
 from runner.record_format import check_unchanged, make_error_record, make_record, quoted
 from runner.records import Records
+from runner.source import source_of
 from sampling import make_sampler
 from utils import Model
 
@@ -99,6 +100,7 @@ def complete_all(prompts: str | None, options: Options) -> None:
 def run_rows(prompts, options):
     """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
     format = find_format(prompts, options.format)
+    source = source_of(options)
     path = find_model(options)
     options = with_suggestions(options, path)
     with contextlib.ExitStack() as stack:
@@ -106,9 +108,9 @@ def run_rows(prompts, options):
         check_output(file, options.output)
         records = stack.enter_context(contextlib.closing(Records(options.output, options.overwrite)))
         seed = choose_seed(options, records)
-        run = Run(records, progress_bar(prompts, format, records, options))
+        run = Run(records, progress_bar(prompts, format, source, records, options))
         with run.bar:
-            requests = unfinished(read_rows(file, format), options, seed, hub.name_of(path), run)
+            requests = unfinished(read_rows(file, format, source), options, seed, hub.name_of(path), run)
             first = next(requests, None)  # the finished rows before it have been checked by now
             if first:
                 decode_all(itertools.chain([first], requests), path, options, seed, run)
@@ -130,12 +132,12 @@ def choose_seed(options, records):
     return draw_seed() if records.seed is None else records.seed
 
 
-def progress_bar(prompts, format, records, options):
+def progress_bar(prompts, format, source, records, options):
     """Return a progress bar of rows, which a terminal shows if the records go to a file."""
     from tqdm import tqdm
 
     is_shown = sys.stderr.isatty() and not options.quiet and (records.path is not None or is_file(sys.stdout))
-    n_rows = count_rows(prompts, format) if is_shown else None
+    n_rows = count_rows(prompts, format, source) if is_shown else None
     return tqdm(
         desc="rows",
         total=n_rows,

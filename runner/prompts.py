@@ -5,7 +5,10 @@
 A row that cannot be read becomes a Row with an error; the other rows are not affected.
 """
 
+import difflib
+import functools
 import itertools
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,25 +18,35 @@ from typing import BinaryIO
 from checkpoints import files
 from checkpoints.messages import abbreviated
 from cli.command_flags import BATCH_FLAGS
-from cli.flags import ROW_FLAGS
+from cli.flags import FLAGS, ROW_FLAGS, aliases_of
 from cli.options import MODEL_PRESET, Options, check_options
-from runner.formats import FORMATS, Table, bounded_lines, csv_lines
-from sampling import without_none
+from runner.formats import FORMATS, Table, bounded_lines, csv_lines, csv_rows
+from runner.source import PROMPT, Source
+
+log = logging.getLogger("picogpt")
 
 # ---- rows and their settings -----------------------------------------------------------------------------------
 
-ROW_SETTINGS = (*ROW_FLAGS, "max_new_tokens")  # the latter is another name of n_tokens_to_generate
+OTHER_NAMES = {"max_new_tokens": "n_tokens_to_generate", "max_tokens": "n_tokens_to_generate", "temp": "temperature"}
+ROW_SETTINGS = (*ROW_FLAGS, *OTHER_NAMES)  # names of settings at the top level of a row
+ALIASES = aliases_of(FLAGS) | {"n": "num_samples"}  # in the object of options; n is that of OpenAI's API
+OPTIONS = "options"  # the field of a row whose value is an object of further settings
+NOT_PER_ROW = ("model_size", "models_dir", "offline")  # they belong to the run
+KNOWN_FIELDS = {PROMPT, OPTIONS, *ROW_SETTINGS, "model", "format", "error"}
+CLOSE = 0.8  # similarity of two names
+ANY_ROW = Source()
 # Flags that do not change a text.
 RUN_FLAGS = tuple(name for name, flag in BATCH_FLAGS.items() if flag.group in ("run", "process"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of prompts: `number`, from 0; `line`, from 1; `fields`, {name: value}; `error`, a message or None."""
+    """A row of prompts. Either its prompt or its error is None."""
 
-    number: int
-    line: int
+    number: int  # from 0
+    line: int  # from 1
     fields: dict
+    prompt: str | None = None
     error: str | None = None
 
 
@@ -44,14 +57,11 @@ class Request:
     row: Row
     options: Options
     seed: int
+    has_own_seed: bool
 
     @property
     def prompt(self) -> str:
-        return self.row.fields["prompt"]
-
-    @property
-    def has_own_seed(self) -> bool:
-        return self.row.fields.get("seed") is not None
+        return self.row.prompt
 
     @property
     def index(self) -> int:
@@ -63,19 +73,63 @@ def make_request(row: Row, options: Options, seed: int) -> Request:
     """Return the request of a row. options, seed: those of the run. Raise ValueError if the row is invalid."""
     if row.error:
         raise ValueError(row.error)
+    check_names(row.fields)
     shared = {name: options.values[name] for name in options.given if name not in RUN_FLAGS}
     own = own_settings(row)
     if own.get("preset") == MODEL_PRESET:
         raise ValueError(f"preset is {MODEL_PRESET}; this preset is an option of the run, not of a row")
-    return Request(row, check_options(shared | own, BATCH_FLAGS), own.get("seed", seed))
+    return Request(row, check_options(shared | own, BATCH_FLAGS), own.get("seed", seed), "seed" in own)
+
+
+@functools.cache  # once, not for each row
+def warn_about_close_name(name: str, setting: str) -> None:
+    log.warning(
+        f"Warning: rows have the field {abbreviated(repr(name))}, which is no setting and is copied to the output; did "
+        f"you mean {setting}?"
+    )
+
+
+def check_names(fields):
+    """Warn about fields whose names resemble those of settings."""
+    for name in fields:
+        if name not in KNOWN_FIELDS and (near := difflib.get_close_matches(name[:100], ROW_SETTINGS, 1, CLOSE)):
+            warn_about_close_name(name[:100], near[0])
 
 
 def own_settings(row):
-    """Return the options that a row sets itself: {name: value}, not yet checked."""
-    own = without_none({name: row.fields[name] for name in ROW_SETTINGS if name in row.fields})
-    if "max_new_tokens" in own:
-        own["n_tokens_to_generate"] = own.pop("max_new_tokens")
+    """Return the options that a row sets itself: {name: value}, not yet checked. null stands for not given.
+
+    Raise ValueError if two names of one setting are given.
+    """
+    top = {name: row.fields[name] for name in ROW_SETTINGS if name in row.fields}
+    own = {}
+    for name, value in [*top.items(), *further_settings(row).items()]:
+        name = OTHER_NAMES.get(name, name)
+        if value is not None and name in own:
+            raise ValueError(f"the row gives {name} twice; remove one of the two")
+        if value is not None:
+            own[name] = value
     return own
+
+
+def further_settings(row):
+    """Return the settings in the object `options` of a row, by the names of flags. Any flag and alias is allowed there.
+
+    A field of this name with another value is the user's own.
+    """
+    options = row.fields.get(OPTIONS)
+    if not isinstance(options, dict):
+        return {}
+    found = {}
+    for key, value in options.items():
+        name = key.replace("-", "_")
+        name = name if name in BATCH_FLAGS else ALIASES.get(name, name)
+        if name in (*RUN_FLAGS, *NOT_PER_ROW) or name not in BATCH_FLAGS:
+            raise ValueError(f"options has the field {abbreviated(repr(key))}, which is no setting of a text")
+        if name in found:
+            raise ValueError(f"options gives {name} twice; remove one of the two")
+        found[name] = value
+    return found
 
 
 SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
@@ -105,35 +159,36 @@ def open_prompts(path: str) -> BinaryIO:
         raise ValueError(f"cannot read prompts from '{abbreviated(path)}': {error.strerror}") from error
 
 
-def read_rows(file: BinaryIO, format: str | None) -> Iterator[Row]:
-    """Yield the rows of an open file, each as soon as it has been read. format: as `find_format` returns it."""
+def read_rows(file: BinaryIO, format: str | None, source: Source = ANY_ROW) -> Iterator[Row]:
+    """Yield the selected rows of an open file, each as soon as it has been read. format: as from `find_format`."""
     if format == "csv":
-        lines = csv_lines(file)
+        rows = csv_rows(csv_lines(file), source.fields, (*ROW_SETTINGS, OPTIONS))
     else:
         lines = bounded_lines(file)
         first = list(itertools.islice(lines, 1))
         format = format or ("jsonl" if first and first[0] and first[0].lstrip().startswith(b"{") else "txt")
-        lines = itertools.chain(first, lines)
-    for number, (line, fields, error) in enumerate(FORMATS[format](lines)):
-        yield Row(number, line, fields, error or prompt_error(fields))
+        rows = FORMATS[format](itertools.chain(first, lines))
+    for number, (line, fields, error) in enumerate(itertools.islice(rows, source.limit)):
+        if source.selects(number):
+            yield make_row(number, line, fields, error, source)
 
 
-def prompt_error(fields):
-    """Return a message if the row has no valid prompt, otherwise None."""
-    prompt = fields.get("prompt")
-    if prompt is None:
-        return 'the row has no prompt: add a field "prompt" with a text'
-    return None if isinstance(prompt, str) else f"prompt is {abbreviated(repr(prompt))}; it must be a text"
+def make_row(number, line, fields, error, source):
+    """Return a row with its prompt, or with the error that it has none."""
+    try:
+        return Row(number, line, fields, error=error) if error else Row(number, line, fields, source.prompt_of(fields))
+    except ValueError as problem:
+        return Row(number, line, fields, error=str(problem))
 
 
-def count_rows(path: str, format: str) -> int | None:
-    """Return the number of rows, for a progress bar; None for a pipe, which can be read only once."""
+def count_rows(path: str, format: str, source: Source = ANY_ROW) -> int | None:
+    """Return the number of selected rows, for a progress bar; None for a pipe, which can be read only once."""
     if path == "-" or not Path(files.expand(path)).is_file():
         return None
     with open_prompts(path) as file:
         if format == "csv":
-            return count_table_rows(Table(csv_lines(file)))
-        return sum(1 for line in bounded_lines(file) if line is None or line.strip())
+            return source.count(count_table_rows(Table(csv_lines(file))))
+        return source.count(sum(1 for line in bounded_lines(file) if line is None or line.strip()))
 
 
 def count_table_rows(table):

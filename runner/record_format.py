@@ -19,7 +19,8 @@ from cli import json_record, output
 from cli.command_flags import BATCH_FLAGS
 from cli.options import check_options
 from engine.completion import Completion
-from runner.prompts import ROW_SETTINGS, Request, Row
+from runner.prompts import OPTIONS, ROW_SETTINGS, Request, Row
+from runner.source import PROMPT
 from utils import Model
 
 FORMAT = 2
@@ -92,16 +93,17 @@ def make_error_record(row: Row, error: str, is_whole: bool = True) -> dict:
     head = {"row": row.number, "format": FORMAT, "line": row.line}
     if is_whole:
         head |= other_fields(row)
-        if "prompt" in row.fields:
-            head["prompt"] = row.fields["prompt"]
+        if row.prompt is not None or PROMPT in row.fields:
+            head[PROMPT] = row.fields[PROMPT] if row.prompt is None else row.prompt
     return {**head, "error": abbreviated(error, MAX_ERROR)}
 
 
 def other_fields(row):
-    """Return the fields of a row that are neither its prompt nor a setting."""
+    """Return the fields of a row that are neither its prompt nor settings."""
     others = {}
     for name, value in row.fields.items():
-        if name == "prompt" or name in ROW_SETTINGS:
+        is_prompt = name == PROMPT and row.prompt in (None, value)
+        if is_prompt or name in ROW_SETTINGS or (name == OPTIONS and isinstance(value, dict)):
             continue
         while name in RESERVED or name in others:
             name = f"input_{name}"

@@ -77,7 +77,7 @@ def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(
 
 
 def test_batch_py_has_every_flag_of_gpt2_py_that_is_not_about_one_prompt_or_stdout():
-    others = {"json", "stream", "list", "separator", "completion", *flags.PROMPT_FLAGS}
+    others = {"row", "json", "stream", "list", "separator", "completion", *flags.PROMPT_FLAGS}
     assert flags.FLAGS.keys() - local.BATCH.flags.keys() == others
 
 
@@ -162,8 +162,8 @@ def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeyp
     finished = []
     write = Records.write
 
-    def reading(file, format):
-        for row in read_rows(file, format):
+    def reading(file, format, source):
+        for row in read_rows(file, format, source):
             read.append(row)
             assert len(read) <= len(finished) + 2 + 1  # one may wait outside
             yield row

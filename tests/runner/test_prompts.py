@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from batch_runs import KNOBS, run_batch, run_without_errors, write_prompts
 
-from runner import formats, local, records
+from runner import formats, local, prompts, records
 from runner.prompts import count_rows, open_prompts, read_rows
 
 
@@ -285,3 +285,157 @@ def test_a_column_that_is_there_twice_is_an_error(run, tmp_path):
 def test_a_name_that_no_file_can_have_is_a_usage_error(run, name):
     code, out, err = run(name)
     assert (code, out) == (2, "") and err.startswith("Error: the name of the prompts is ") and err.count("\n") == 1
+
+
+# ---- names of settings -----------------------------------------------------------------------------------------
+
+
+def test_names_of_other_programs_and_an_object_of_options_set_a_row(done, tmp_path):
+    rows = [
+        {"prompt": "Once", "max_tokens": 3, "temp": 0.5},
+        {"prompt": "Once", "options": {"n": 2, "max_new_tokens": 4, "echo": True, "min-p": 0.1, "context": "slide"}},
+        {"prompt": "Once", "options": {"length": 2, "stop": ["."], "temperature": None, "logprobs": 1}},
+        {"prompt": "Once", "options": "mine"},
+    ]
+    records = done(write_prompts(tmp_path / "prompts.jsonl", rows), *KNOBS, "-n", "9")
+    by_row = {number: [record for record in records if record["row"] == number] for number in range(4)}
+    assert [len(found) for found in by_row.values()] == [1, 2, 1, 1]
+    (first,), (second, _), (third,), (fourth,) = by_row.values()
+    assert (first["settings"]["n_tokens_to_generate"], first["settings"]["temperature"]) == (3, 0.5)
+    assert second["text"].startswith("Once") and second["settings"]["min_p"] == 0.1
+    assert second["settings"]["n_tokens_to_generate"] == 4 and "options" not in second
+    assert third["settings"]["temperature"] == 0.9 and len(third["logprobs"]) == 2
+    assert fourth["options"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temperature": 1, "temp": 1}, "the row gives temperature twice"),
+        ({"max_tokens": 1, "options": {"length": 2}}, "the row gives n_tokens_to_generate twice"),
+        ({"options": {"n": 1, "num_samples": 2}}, "options gives num_samples twice"),
+        ({"options": {"model_size": "tiny"}}, "options has the field 'model_size', which is no setting of a text"),
+        ({"options": {"output": "x"}}, "options has the field 'output', which is no setting of a text"),
+        ({"options": {"json": True}}, "options has the field 'json'"),
+        ({"options": {"zzz": 1}}, "options has the field 'zzz'"),
+        ({"options": {"temperature": "hot"}}, "temperature is 'hot'; it must be a number"),
+    ],
+)
+def test_a_wrong_setting_is_the_error_of_its_row(run, tmp_path, fields, said):
+    code, out, _ = run(write_prompts(tmp_path / "prompts.jsonl", [{"prompt": "Once", **fields}]), "-n", "2")
+    assert code == 1 and said in json.loads(out)["error"]
+
+
+def test_null_means_not_given_under_both_names(done, tmp_path):
+    rows = [{"prompt": "Once", "temp": None, "temperature": 0.7, "max_tokens": None, "options": {"seed": None}}]
+    (record,) = done(write_prompts(tmp_path / "prompts.jsonl", rows), "-n", "2", "--seed", "3")
+    assert record["settings"] == {"n_tokens_to_generate": 2, "temperature": 0.7} and record["seed"] == 3
+
+
+def test_a_seed_among_the_options_is_the_row_s_own(done, here, tmp_path):
+    rows = [{"prompt": "A"}, {"prompt": "Once", "options": {"seed": 5}}]
+    records = done(write_prompts(tmp_path / "prompts.jsonl", rows), "-n", "6", "--temperature", "1", "--seed", "1")
+    (own,) = [record for record in records if record["row"] == 1]
+    _, text, _ = here("Once", "--model_size", "tiny", "-n", "6", "--temperature", "1", "--seed", "5")
+    assert own["text"] + "\n" == text and own["settings"]["seed"] == 5
+
+
+def test_a_name_close_to_a_setting_causes_one_warning_per_run(run, tmp_path):
+    prompts.warn_about_close_name.cache_clear()
+    rows = [{"prompt": "Once", "temprature": 1, "id": 7, "topic": "x"}] * 3
+    code, out, err = run(write_prompts(tmp_path / "prompts.jsonl", rows), "-n", "1")
+    assert code == 0 and json.loads(out.splitlines()[0])["temprature"] == 1
+    assert err == (
+        "Warning: rows have the field 'temprature', which is no setting and is copied to the output; did you mean "
+        "temperature?\n"
+    )
+
+
+# ---- where prompts come from -----------------------------------------------------------------------------------
+
+
+def test_another_field_may_hold_the_prompt(done, tmp_path):
+    rows = [{"question": "Once upon a time", "prompt": "mine", "text": "also mine"}]
+    (record,) = done(write_prompts(tmp_path / "prompts.jsonl", rows), "-n", "2", "--prompt_field", "question")
+    assert (record["prompt"], record["input_prompt"], record["input_text"]) == ("Once upon a time", "mine", "also mine")
+    (tmp_path / "table.csv").write_text("id,question\n1,Once\n", encoding="utf-8")
+    (record,) = done(tmp_path / "table.csv", "-n", "2", "--prompt_field", "question")
+    assert (record["prompt"], record["id"]) == ("Once", "1")
+
+
+def test_a_template_makes_the_prompt_from_fields(done, tmp_path):
+    rows = [{"question": "Who {is} it?", "n": 3, "tags": ["a"], "prompt": "mine"}]
+    file = write_prompts(tmp_path / "prompts.jsonl", rows)
+    (record,) = done(file, "-n", "2", "--template", r"{{{n}}} {tags}\nQ: {question}\nA:")
+    assert record["prompt"] == '{3} ["a"]\nQ: Who {is} it?\nA:'
+    assert (record["input_prompt"], record["question"], record["n"]) == ("mine", "Who {is} it?", 3)
+    (record,) = done(write_prompts(tmp_path / "a.txt", ["x"]), "-n", "1", "--template", "Say {prompt}.")
+    assert record["prompt"] == "Say x."
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--template", "no field"], "template is 'no field'; it must name a field in braces"),
+        (["--template", "{prompt}", "--prompt_field", "x"], "--prompt_field and --template are both given"),
+        (["--shard", "0/2"], "shard is '0/2'; it must be I/N with I from 1 to N, as in 1/4"),
+        (["--shard", "3/2"], "shard is '3/2'"),
+        (["--shard", "1"], "shard is '1'"),
+        (["--limit", "0"], "limit is 0; it must be a whole number from 1 upwards"),
+    ],
+)
+def test_a_wrong_selection_is_a_usage_error(run, tmp_path, args, said):
+    code, out, err = run(write_prompts(tmp_path / "prompts.txt", ["x"]), *args)
+    assert (code, out) == (2, "") and said in err
+
+
+def test_a_row_without_a_field_of_the_template_has_an_error(run, tmp_path):
+    file = write_prompts(tmp_path / "prompts.jsonl", [{"prompt": "x"}, {"q": None}, {"q": "Why?"}])
+    code, out, _ = run(file, "-n", "1", "--template", "Q: {q}")
+    errors = [json.loads(line).get("error") for line in out.splitlines()]
+    said = "the row has no field 'q', which the template names"
+    assert code == 1 and errors.count(said) == 2 and errors.count(None) == 1
+    (tmp_path / "table.csv").write_text("prompt\nx\n", encoding="utf-8")
+    code, _, err = run(tmp_path / "table.csv", "--template", "{q}")
+    assert code != 0 and "there is no column q; the columns in the first line are: prompt" in err
+
+
+def test_cells_that_are_no_settings_stay_texts(done, tmp_path):
+    cells = {"id": "007", "price": "1.10", "big": "1e5", "flag": "true", "huge": "1e999", "list": "[1]", "none": "null"}
+    text = f"prompt,temperature,{','.join(cells)}\nOnce,0.50,{','.join(cells.values())}\n"
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    (record,) = done(tmp_path / "table.csv", "-n", "1", "--seed", "1")
+    assert {name: record[name] for name in cells} == cells
+    assert record["settings"]["temperature"] == 0.5
+
+
+# ---- parts of a run --------------------------------------------------------------------------------------------
+
+
+def test_the_shards_together_have_the_records_of_one_run(done, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", ["One", "Two", "Three", "Four", "Five"])
+    args = ("-n", "4", "--temperature", "1", "--seed", "3", "--batch_size", "1")
+    whole = {record["row"]: record["text"] for record in done(file, *args)}
+    parts = [done(file, *args, "--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert [[record["row"] for record in part] for part in parts] == [[0, 3], [1, 4], [2]]
+    assert {record["row"]: record["text"] for part in parts for record in part} == whole
+
+
+def test_a_limit_reads_no_further_row(done, tmp_path):
+    file = write_prompts(tmp_path / "prompts.jsonl", ["One", "Two", "Three"])
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write("no JSON\n")
+    assert [record["row"] for record in done(file, "-n", "1", "--limit", "2")] == [0, 1]
+    assert [record["row"] for record in done(file, "-n", "1", "--limit", "2", "--shard", "2/2")] == [1]
+
+
+def test_gpt2_py_repeats_a_row_of_a_run(done, here, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", ["One", "Two", "Three"])
+    args = ("-n", "6", "--temperature", "1.5", "--seed", "9", "--num_samples", "2")
+    records = [record for record in done(file, *args, "--batch_size", "1") if record["row"] == 2]
+    _, out, _ = here("Three", "--model_size", "tiny", *args, "--row", "2", "--json")
+    again = [json.loads(line) for line in out.splitlines()]
+    assert [record["text"] for record in again] == [record["text"] for record in records]
+    assert again[0]["settings"] == records[0]["settings"]
+    _, other, _ = here("Three", "--model_size", "tiny", *args, "--json")
+    assert json.loads(other.splitlines()[0])["text"] != records[0]["text"]
