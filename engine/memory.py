@@ -13,15 +13,34 @@ def free_memory() -> int:
     return 4 * 2**30
 
 
+WORTH_A_CHECK = 10**8  # bytes
+
+
+def bytes_per_text(params: dict, n_positions: int) -> int:
+    """Return the memory of a text in progress: keys and values of each layer, and logits."""
+    n_floats = 2 * len(params["blocks"]) * params["wpe"].shape[-1] * n_positions + len(params["wte"])
+    return 4 * n_floats
+
+
+def check_slots(params: dict, n_rows: int, n_positions: int) -> None:
+    """Raise RuntimeError if `n_rows` slots need more memory than is free; the message has the number that fits."""
+    one = bytes_per_text(params, n_positions)
+    if n_rows * one < WORTH_A_CHECK:
+        return
+    free = free_memory()
+    if n_rows * one > free:
+        raise RuntimeError(
+            f"{n_rows} texts of {n_positions} tokens at a time need {n_rows * one / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free; --batch_size {max(1, free // one)} fits"
+        )
+
+
 def check_memory(params: dict, n_texts: int, n_positions: int) -> None:
     """Raise RuntimeError if texts of `n_positions` tokens, decoded together, need more memory than is free.
 
     The system may promise memory that it does not have, and end the process later.
     """
-    n_vocab = len(params["wte"])
-    n_embd = params["wpe"].shape[-1]
-    n_floats = 2 * len(params["blocks"]) * n_embd * n_positions + n_vocab  # keys and values of each layer; logits
-    needed = 4 * n_floats * n_texts
+    needed = n_texts * bytes_per_text(params, n_positions)
     free = free_memory()
     if needed > free:
         raise RuntimeError(

@@ -6,6 +6,7 @@ sequences -> admit: a slot and prefill -> step: one token for every slot -> reti
 import numpy as np
 
 from engine import prefill
+from engine.memory import check_slots
 from gpt2 import LayerCache, gpt2, make_kv_cache, predict, transformer
 
 PREFILL_TOKENS = 512  # of new prompts per pass: enough for efficient products, little memory
@@ -98,12 +99,13 @@ class Slots:
         self.n_ctx = len(params["wpe"])
         self.live = []
         self.layers = []
-        self.grow(0)
+        self.grow(n_rows=0, n_positions=0)
 
-    def grow(self, n_positions):
-        """Make room for sequences of `n_positions`."""
+    def grow(self, n_rows, n_positions):
+        """Make room for `n_rows` sequences of `n_positions`. Raise RuntimeError if the memory does not suffice."""
+        check_slots(self.params, n_rows, n_positions)
         old = self.layers
-        new = make_kv_cache(self.params, self.n_head, n_positions, batch=(self.n_slots,))
+        new = make_kv_cache(self.params, self.n_head, n_positions, batch=(n_rows,))
         self.layers = [SlotCache(layer.k, layer.v) for layer in new]
         for layer, old_layer in zip(self.layers, old, strict=False):
             for row, sequence in enumerate(self.live):
@@ -139,10 +141,14 @@ class Slots:
         return [prefix.logits for prefix in prefixes]
 
     def make_room(self, arriving):
-        n_needed = max((sequence.n_needed(self.n_ctx) for sequence in arriving), default=0)
-        if n_needed > self.layers[0].k.shape[-2]:
-            n_positions = ceil_div(n_needed, POSITION_STEP) * POSITION_STEP
-            self.grow(min(self.n_ctx, n_positions))
+        """Grow if the arriving sequences need more rows or more positions. Unused slots take no memory."""
+        n_rows, _, n_positions, _ = self.layers[0].k.shape  # [n_rows, n_head, n_positions, d_head]
+        rows_needed = len(self.live) + len(arriving)
+        needed = max((sequence.n_needed(self.n_ctx) for sequence in arriving), default=0)
+        if rows_needed > n_rows or needed > n_positions:
+            more_rows = n_rows if rows_needed <= n_rows else min(self.n_slots, max(rows_needed, 2 * n_rows))
+            rounded = ceil_div(needed, POSITION_STEP) * POSITION_STEP
+            self.grow(more_rows, max(n_positions, min(self.n_ctx, rounded)))
 
     def compute_prefixes(self, rows):
         """Compute the keys, values and logits of the prefixes that are new."""

@@ -37,6 +37,7 @@ from utils import Model
 
 log = logging.getLogger("picogpt")
 
+SUMMARY = logging.WARNING  # the level of the last line, which logs have too
 N_FIRST_ROWS = 100  # if all of these fail, the run stops
 CONTINUES = "Finished rows are kept; the same command continues with the others."
 
@@ -256,21 +257,38 @@ class Run:
         self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s", refresh=False)
         self.bar.update()
 
+    def summary(self, n_before: int) -> str:
+        """Return a line with the totals. n_before: rows that an earlier run has finished."""
+        before = f" ({n_before} more by earlier runs)" if n_before else ""
+        place = "stdout" if self.records.path is None else quoted(self.records.path)
+        if not self.n_done and not self.n_failed:
+            return f"nothing to do: {counted(n_before, 'row')} finished by earlier runs; records in {place}"
+        seconds = self.clock.seconds
+        return (
+            f"{counted(self.n_done, 'row')} finished{before}, {counted(self.n_failed, 'error')}: "
+            f"{counted(self.n_samples, 'sample')}, {counted(self.n_tokens, 'token')} in {seconds:.1f} s "
+            f"({self.n_tokens / seconds:.1f} tokens/s); records in {place}"
+        )
+
     def report(self) -> None:
         """Remark on the totals. Raise RuntimeError if rows have failed, OSError if records were lost."""
         self.records.finish()
         n_before = self.records.n_finished
-        before = f" ({n_before} were finished before)" if n_before else ""
-        seconds = self.clock.seconds
-        log.info(
-            f"{self.n_done} rows finished{before}: {self.n_samples} samples, {self.n_tokens} tokens in {seconds:.1f} s "
-            f"({self.n_tokens / seconds:.1f} tokens/s)"
-        )
+        log.log(SUMMARY, self.summary(n_before))
         if self.n_failed:
             raise RuntimeError(
-                f'{self.n_failed} of {self.n_failed + self.n_done + n_before} rows failed; see "error" in their '
-                "records. Fix them and run the same command again: only failed rows are retried"
+                f'{self.n_failed} of {counted(self.n_failed + self.n_done + n_before, "row")} failed; see "error" in '
+                "the records. Fix the rows and run the same command again: only failed rows are retried"
             )
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def unfinished(rows: Iterable[Row], options: Options, seed: int, model_name: str, run: Run) -> Iterator[Request]:

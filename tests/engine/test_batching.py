@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gpt2
-from engine import slots
-from engine.batching import Job, decode_together, generate_samples
+from engine import memory, slots
+from engine.batching import Job, decode_together, generate_samples, sequences
 from engine.completion import Completion
 from random_gpt2 import HPARAMS
 from sampling import make_logits_processor, make_sampler
@@ -141,7 +141,7 @@ def test_memory_is_bounded_by_the_slots_and_the_longest_text(params, monkeypatch
     run(params, [Job([1, 2, 3], [Completion()], 4) for _ in range(50)], n_slots=2)
     # (2, 0): the slots before the first job. (2, N_CTX): two texts, in multiples of 32 positions within the context.
     # (2, 3): two prompts of 3 tokens, computed as one batch.
-    assert set(sizes) == {(2, 0), (2, 3), (2, N_CTX)}
+    assert set(sizes) == {(0, 0), (2, 3), (2, N_CTX)}
     assert sizes.count((2, N_CTX)) == 1
 
 
@@ -161,7 +161,7 @@ def test_slots_have_positions_for_all_ids_but_the_last(params, monkeypatch, step
     growing = slots.Slots(params, N_HEAD, 2)
     job = Job(list(range(n_prompt)), [Completion()], 4)
     growing.admit([slots.Sequence(job, job.completions[0], slots.Prefix(job.prompt))])
-    assert growing.layers[0].k.shape[:3] == (2, N_HEAD, n_positions)
+    assert growing.layers[0].k.shape[:3] == (1, N_HEAD, n_positions)
 
 
 def test_the_keys_of_a_prompt_are_copied_once_if_completions_wait_for_a_slot(params, monkeypatch):
@@ -295,3 +295,35 @@ def test_a_single_prompt_is_computed_in_its_slot_without_a_copy(params, monkeypa
     assert np.shares_memory(caches[0][0].k, growing.layers[0].k)
     assert np.abs(growing.layers[-1].k[0, :, 2]).min() > 0
     assert np.abs(growing.layers[-1].k[0, :, 3:]).max() == 0
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_unused_slots_take_no_memory(params):
+    growing = slots.Slots(params, N_HEAD, n_slots=10**9)
+    growing.admit(list(sequences([Job([1, 2], [Completion()], 3)], N_CTX)))
+    assert growing.layers[0].k.shape[0] == 1
+
+    def jobs():
+        return [Job([1, 2], [Completion()], 3), Job([3], [Completion()], 2)]
+
+    assert run(params, jobs(), 10**9) == run(params, jobs(), 2)
+
+
+def test_the_rows_of_the_caches_double_until_all_slots_exist(params):
+    growing = slots.Slots(params, N_HEAD, n_slots=5)
+    sizes = []
+    for _ in range(5):
+        growing.admit(list(sequences([Job([1, 2], [Completion()], 3)], N_CTX)))
+        sizes.append(growing.layers[0].k.shape[0])
+    assert sizes == [1, 2, 4, 4, 5]
+
+
+def test_slots_that_do_not_fit_are_refused_with_the_number_that_fits(params, monkeypatch):
+    monkeypatch.setattr(memory, "WORTH_A_CHECK", 0)
+    one = memory.bytes_per_text(params, N_CTX)
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * one)
+    memory.check_slots(params, 3, N_CTX)
+    with pytest.raises(RuntimeError, match=rf"^4 texts of {N_CTX} tokens at a time need .*; --batch_size 3 fits$"):
+        memory.check_slots(params, 4, N_CTX)

@@ -1,6 +1,7 @@
 """Helpers of the batch tests: run batch.py with the bundled model, write prompts, read records."""
 
 import json
+import re
 from pathlib import Path
 
 import batch
@@ -8,12 +9,19 @@ from runner.local import BATCH
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ["Once upon a time", "One day, a cat named Tim", "The sun", "A", "Lily and her mom went to the park. They"]
+SUMMARY = re.compile(r"^(nothing to do: |[\d,]+ rows? finished).*; records in .*\n", re.MULTILINE)
 KNOBS = ("--temperature", "0.9", "--top_p", "0.9", "--seed", "11")
 
 
 def run_batch(here, *args, **options):
-    """Run batch.py in this process, by the fixture `here`: (exit code, stdout, stderr)."""
-    return here(*args, "--model_size", "tiny", main=batch.main, command=BATCH, **options)
+    """Run batch.py in this process, by the fixture `here`: (exit code, stdout, stderr without the summary)."""
+    code, out, err = here(*args, "--model_size", "tiny", main=batch.main, command=BATCH, **options)
+    return code, out, without_summary(err)
+
+
+def without_summary(err):
+    """Return the text of stderr without the line that every run prints at its end."""
+    return SUMMARY.sub("", err)
 
 
 def run_without_errors(here, *args, **options):

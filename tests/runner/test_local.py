@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,19 @@ from functools import partial
 
 import numpy as np
 import pytest
-from batch_runs import KNOBS, PROMPTS, ROOT, read_records, run_batch, run_without_errors, texts, write_prompts
+from batch_runs import (
+    KNOBS,
+    PROMPTS,
+    ROOT,
+    read_records,
+    run_batch,
+    run_without_errors,
+    texts,
+    without_summary,
+    write_prompts,
+)
 
+import batch
 import gpt2
 from cli import flags
 from engine import slots
@@ -194,7 +206,7 @@ def finish(*args):
     """Run batch.py to its end, which must be a success."""
     with start(*args) as process:
         _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, b"")
+    assert (process.returncode, without_summary(err.decode())) == (0, "")
 
 
 @pytest.fixture
@@ -346,3 +358,40 @@ def test_importing_gpt2_does_not_import_the_engine():
 
 def test_the_engine_computes_with_the_functions_of_gpt2_py():
     assert slots.gpt2 is gpt2.gpt2 and slots.transformer is gpt2.transformer
+
+
+# ---- the summary -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def summary_of(here, tmp_path):
+    """Run batch.py; return the last line on stderr that is no error, with its times replaced."""
+
+    def run(*args):
+        _, _, err = here(*args, "--model_size", "tiny", main=batch.main, command=local.BATCH)
+        line = next(line for line in err.splitlines() if not line.startswith("Error: "))
+        return re.sub(r"\d+\.\d s \([\d.]+ tokens/s\)", "T", line).replace(str(tmp_path), "")
+
+    return run
+
+
+def test_every_run_ends_with_a_line_of_its_totals_also_in_a_log(summary_of, tmp_path):
+    file = write_prompts(tmp_path / "prompts.jsonl", ["One", "Two"])
+    out = tmp_path / "out.jsonl"
+    args = (file, "-n", "3", "--num_samples", "2")
+    assert summary_of(*args) == "2 rows finished, 0 errors: 4 samples, 12 tokens in T; records in stdout"
+    first = summary_of(*args, "--output", out, "--limit", "1")
+    assert first == "1 row finished, 0 errors: 2 samples, 6 tokens in T; records in '/out.jsonl'"
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write("[]\n")
+    second = summary_of(*args, "--output", out)
+    totals = "1 row finished (1 more by earlier runs), 1 error: 2 samples, 6 tokens in T"
+    assert second == f"{totals}; records in '/out.jsonl'"
+    nothing = summary_of(*args, "--output", out, "--limit", "2")
+    assert nothing == "nothing to do: 2 rows finished by earlier runs; records in '/out.jsonl'"
+
+
+def test_quiet_hides_the_summary(here, tmp_path):
+    file = write_prompts(tmp_path / "prompts.txt", ["One"])
+    _, _, err = here(file, "-n", "1", "--model_size", "tiny", "--quiet", main=batch.main, command=local.BATCH)
+    assert err == ""
