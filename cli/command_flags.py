@@ -45,10 +45,10 @@ BATCH_FLAGS = {
     ),
     "format": Flag(
         None,
-        one_of("txt", "jsonl", "csv"),
+        one_of("txt", "jsonl", "json", "csv", "tsv"),
         "run",
-        "format of PROMPTS, if its name does not show it",
-        "txt|jsonl|csv",
+        "format of PROMPTS, if its name does not show it: txt, jsonl, json, csv or tsv",
+        "FORMAT",
     ),
     **without(FLAGS, "row", "json", "stream", "list", "separator", "completion", "output", "overwrite", *PROMPT_FLAGS),
 }

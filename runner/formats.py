@@ -67,6 +67,7 @@ def csv_lines(file: BinaryIO) -> Iterator[str | None]:
 
 # ---- formats: lines -> (line number, fields, error or None) ----------------------------------------------------
 
+MAX_ARRAY = 2**26  # bytes of a JSON array
 MAX_DIGITS = 1000  # of a whole number in a row
 MAX_DEPTH = 100  # of lists and objects inside each other
 TOO_DEEP = f"the line is not JSON with at most {MAX_DEPTH} lists and objects inside each other"
@@ -88,6 +89,32 @@ def jsonl_rows(lines):
     for line, data in enumerate(lines, 1):
         if data is None or data.strip():
             yield line, *parse_or_error(json_fields, data)
+
+
+def json_rows(lines):
+    """Yield the objects of a JSON array, which is read as a whole; all have the line 1."""
+    parts = []
+    n_bytes = 0
+    for line in lines:
+        parts.append(line or b"")
+        n_bytes += MAX_ARRAY + 1 if line is None else len(line)
+        if n_bytes > MAX_ARRAY:
+            rule = f"a JSON array of prompts may have at most {MAX_ARRAY >> 20} MB, and a line of it {MAX_ROW >> 20} MB"
+            raise ValueError(f"{rule}; write one object per line")
+    try:
+        value = parse_json(decode(b"".join(parts)))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the prompts are not JSON (line {error.lineno}, column {error.colno})") from None
+    if not isinstance(value, list):
+        raise ValueError("the prompts are not a JSON array of objects")
+    for fields in value:
+        yield 1, *parse_or_error(as_object, fields)
+
+
+def as_object(fields):
+    if not isinstance(fields, dict):
+        raise ValueError('the row is not a JSON object such as {"prompt": "Once upon a time"}')
+    return fields
 
 
 def json_fields(data):
@@ -140,12 +167,12 @@ def items_of(value):
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def csv_rows(lines, required=("prompt",), settings=()):
+def csv_rows(lines, required=("prompt",), settings=(), delimiter=","):
     """Yield the rows of a table. A cell may contain line breaks.
 
     required: names of columns that must be there. settings: those whose cells are read as JSON; others stay texts.
     """
-    table = Table(lines)
+    table = Table(lines, delimiter)
     names = column_names(table, required)
     while True:
         line = table.n_lines + 1
@@ -166,10 +193,10 @@ class Table:
     Attribute: `n_lines`, the number of lines that have been read.
     """
 
-    def __init__(self, lines: Iterator[str | None]):
+    def __init__(self, lines: Iterator[str | None], delimiter: str = ","):
         csv.field_size_limit(MAX_ROW)
         self.lines = lines
-        self.reader = csv.reader(self)
+        self.reader = csv.reader(self, delimiter=delimiter)
         self.n_lines = 0
         self.n_characters = 0  # of the row
 
@@ -248,4 +275,4 @@ def decode(data):
         raise ValueError(f"the row is not UTF-8 text (byte {error.start})") from None
 
 
-FORMATS = {"txt": text_rows, "jsonl": jsonl_rows, "csv": csv_rows}
+FORMATS = {"txt": text_rows, "jsonl": jsonl_rows, "json": json_rows}  # tables are read by csv_rows

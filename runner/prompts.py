@@ -9,6 +9,7 @@ import difflib
 import functools
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ NOT_PER_ROW = ("model_size", "models_dir", "offline")  # they belong to the run
 KNOWN_FIELDS = {PROMPT, OPTIONS, *ROW_SETTINGS, "model", "format", "error"}
 CLOSE = 0.8  # similarity of two names
 ANY_ROW = Source()
+BOM = b"\xef\xbb\xbf"  # the mark at the beginning of some files in UTF-8
 # Flags that do not change a text.
 RUN_FLAGS = tuple(name for name, flag in BATCH_FLAGS.items() if flag.group in ("run", "process"))
 
@@ -132,19 +134,33 @@ def further_settings(row):
     return found
 
 
-SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
+SUFFIXES |= {".csv": "csv", ".tsv": "tsv"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}  # formats of tables
 
 # ---- the file of prompts ---------------------------------------------------------------------------------------
 
 
 def find_format(path: str, asked: str | None) -> str | None:
-    """Return the format that was asked for or follows from the name of the file. None, for stdin: look at the text."""
+    """Return the format that was asked for or follows from the name of the file. None, for a pipe: look at the text.
+
+    Raise ValueError for another name, or if there is no such file.
+    """
     found = asked or SUFFIXES.get(Path(path).suffix.lower())
-    if found is None and path != "-":
-        raise ValueError(
-            f"the name of '{abbreviated(path)}' does not tell its format: add --format {' or '.join(FORMATS)}"
-        )
-    return found
+    if found is not None or path == "-":
+        return found
+    place = Path(files.expand(path))
+    if not os.path.exists(place):
+        raise ValueError(f"there is no file '{abbreviated(path)}'; batch.py reads a file of prompts{hint_of(path)}")
+    if place.is_file():
+        formats = " or ".join([*FORMATS, *DELIMITERS])
+        raise ValueError(f"the name of '{abbreviated(path)}' does not tell its format: add --format {formats}")
+    return None
+
+
+def hint_of(path):
+    """Return the end of a message if the name of a file looks like a prompt."""
+    return ', and python gpt2.py "PROMPT" continues one' if " " in path else ""
 
 
 def open_prompts(path: str) -> BinaryIO:
@@ -161,16 +177,24 @@ def open_prompts(path: str) -> BinaryIO:
 
 def read_rows(file: BinaryIO, format: str | None, source: Source = ANY_ROW) -> Iterator[Row]:
     """Yield the selected rows of an open file, each as soon as it has been read. format: as from `find_format`."""
-    if format == "csv":
-        rows = csv_rows(csv_lines(file), source.fields, (*ROW_SETTINGS, OPTIONS))
+    if format in DELIMITERS:
+        rows = csv_rows(csv_lines(file), source.fields, (*ROW_SETTINGS, OPTIONS), DELIMITERS[format])
     else:
         lines = bounded_lines(file)
         first = list(itertools.islice(lines, 1))
-        format = format or ("jsonl" if first and first[0] and first[0].lstrip().startswith(b"{") else "txt")
+        format = format_of(first[0] or b"" if first else b"", format)
         rows = FORMATS[format](itertools.chain(first, lines))
     for number, (line, fields, error) in enumerate(itertools.islice(rows, source.limit)):
         if source.selects(number):
             yield make_row(number, line, fields, error, source)
+
+
+def format_of(line, format):
+    """Return the format of a text that begins with this line; a file named .json may also have an object per line."""
+    beginning = line.removeprefix(BOM).lstrip()[:1]
+    if format in (None, "json"):
+        return {b"{": "jsonl", b"[": "json"}.get(beginning, format or "txt")
+    return format
 
 
 def make_row(number, line, fields, error, source):
@@ -186,8 +210,10 @@ def count_rows(path: str, format: str, source: Source = ANY_ROW) -> int | None:
     if path == "-" or not Path(files.expand(path)).is_file():
         return None
     with open_prompts(path) as file:
-        if format == "csv":
-            return source.count(count_table_rows(Table(csv_lines(file))))
+        if format in DELIMITERS:
+            return source.count(count_table_rows(Table(csv_lines(file), DELIMITERS[format])))
+        if format == "json":
+            return None
         return source.count(sum(1 for line in bounded_lines(file) if line is None or line.strip()))
 
 

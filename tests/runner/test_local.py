@@ -122,7 +122,7 @@ def test_a_row_whose_sampler_fails_gets_one_record_if_its_samples_wait_for_a_slo
         (["nowhere.txt"], "cannot read prompts from 'nowhere.txt': No such file"),
         (["README.md"], "the name of 'README.md' does not tell its format: add --format"),
         (["a.txt", "b.txt"], "the prompts must be one file: 'a.txt b.txt'"),
-        (["{txt}", "--format", "xml"], "format is 'xml'; it must be txt or jsonl or csv"),
+        (["{txt}", "--format", "xml"], "format is 'xml'; it must be txt or jsonl or json or csv or tsv"),
         (
             ["{txt}", "--format", "csv"],
             "there is no column prompt; the columns in the first line are: One",

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import sys
+import threading
 from functools import partial
 
 import pytest
@@ -33,6 +35,10 @@ def done(here):
         ("a.jsonl", '{"prompt": "One\\ntwo"}\n\n{"prompt": ""}', ["One\ntwo", ""]),
         ("a.ndjson", '\ufeff{"prompt": "a\\ud800b"}\n', ["a\ud800b"]),
         ("a.csv", 'id,prompt\n1,"One, two"\n2,"three\nfour"\n3,\n', ["One, two", "three\nfour", ""]),
+        ("a.tsv", 'id\tprompt\n1\tOne, "two"\n2\t"three\tfour"\n', ['One, "two"', "three\tfour"]),
+        ("a.json", '\ufeff[{"prompt": "One"},\n {"prompt": "Two"}]\n', ["One", "Two"]),
+        ("a.json", '{"prompt": "One"}\n{"prompt": "Two"}\n', ["One", "Two"]),
+        ("a.json", "[]", []),
         ("a.CSV", "\ufeffprompt\r\n1984\r\nTrue\r\n", ["1984", "True"]),
         ("a.csv", 'id,prompt\r1,One\r\r2,"two\rthree"\r', ["One", "two\rthree"]),
     ],
@@ -439,3 +445,62 @@ def test_gpt2_py_repeats_a_row_of_a_run(done, here, tmp_path):
     assert again[0]["settings"] == records[0]["settings"]
     _, other, _ = here("Three", "--model_size", "tiny", *args, "--json")
     assert json.loads(other.splitlines()[0])["text"] != records[0]["text"]
+
+
+# ---- arrays and pipes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"prompt": "x"}', "the prompts are not JSON (line 1, column 17)"),
+        ("[" * 100_000, "lists and objects inside each other"),
+        ('"x"', "the prompts are not a JSON array of objects"),
+        ("[NaN]", "NaN is not a JSON number"),
+        (b"[\xff]", "is not UTF-8 text"),
+    ],
+)
+def test_a_damaged_array_is_a_usage_error(run, tmp_path, content, said):
+    (tmp_path / "a.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = run(tmp_path / "a.json", "-n", "1")
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+
+
+def test_an_object_of_an_array_without_a_prompt_is_a_failed_row(run, tmp_path):
+    (tmp_path / "a.json").write_text('[{"prompt": "x"}, 5, {}]', encoding="utf-8")
+    code, out, _ = run(tmp_path / "a.json", "-n", "1")
+    records = sorted(map(json.loads, out.splitlines()), key=lambda record: record["row"])
+    assert code == 1 and [record["row"] for record in records] == [0, 1, 2]
+    assert "the row is not a JSON object" in records[1]["error"] and "has no prompt" in records[2]["error"]
+
+
+def test_an_array_larger_than_the_limit_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_ARRAY", 100)
+    (tmp_path / "a.json").write_text("[" + '{"prompt": "x"},\n' * 20 + "{}]", encoding="utf-8")
+    code, _, err = run(tmp_path / "a.json", "-n", "1")
+    assert code == 2 and "a JSON array of prompts may have at most 0 MB" in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in its file system")
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [("One\nTwo\n", ["One", "Two"]), ('{"prompt": "One"}\n', ["One"]), ('[{"prompt": "One"}]', ["One"])],
+)
+def test_the_format_of_a_pipe_without_a_suffix_follows_from_its_text(done, tmp_path, content, prompts):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(content,))
+    writer.start()
+    records = done(tmp_path / "pipe", "-n", "1", "--batch_size", "1")
+    writer.join()
+    assert [record["prompt"] for record in records] == prompts
+    assert [record["prompt"] for record in done("-", "-n", "1", "--batch_size", "1", piped=content.encode())] == prompts
+
+
+def test_a_prompt_in_place_of_a_file_is_answered(run):
+    code, out, err = run("Once upon a time")
+    assert (code, out) == (2, "")
+    said = (
+        "there is no file 'Once upon a time'; batch.py reads a file of prompts, and python gpt2.py \"PROMPT\" continues"
+    )
+    assert said in err
+    assert "there is no file 'nowhere'; batch.py reads a file of prompts\n" in run("nowhere")[2]
