@@ -19,6 +19,8 @@ BATCH_FLAGS = {
     "overwrite": Flag(
         False, switch, "run", "start again; otherwise a run whose output exists continues where it stopped"
     ),
+    "sort": Flag(False, switch, "run", "put the records of --output in the order of the rows when all are finished"),
+    "sort_only": Flag(None, path, "run", "only sort the records of an earlier run; without PROMPTS", "FILE"),
     "prompt_field": Flag(None, unchecked, "run", "take the prompt from this field or column instead of prompt", "NAME"),
     "template": Flag(
         None,

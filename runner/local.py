@@ -17,6 +17,7 @@ from pathlib import Path
 
 from checkpoints import files, hub
 from cli import checks
+from cli.checks import shown
 from cli.command import DEBUG, Terminated, quiet
 from cli.command_flags import BATCH_FLAGS, MAX_BATCH_SIZE
 from cli.flags import ROW_FLAGS
@@ -30,7 +31,7 @@ from engine.batching import Job, decode_together
 from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
 from runner.record_format import check_unchanged, make_error_record, make_record, quoted
-from runner.records import Records
+from runner.records import Records, SortedRecords
 from runner.source import source_of
 from sampling import make_sampler
 from utils import Model
@@ -83,6 +84,9 @@ def complete_all(prompts: str | None, options: Options) -> None:
 
     Raises ValueError for usage errors, before the model is loaded if possible, and RuntimeError if rows have failed.
     """
+    if options.sort_only is not None:
+        sort_only(prompts, options.sort_only)
+        return
     if prompts is None:
         raise ValueError("there are no prompts; name a file, such as prompts.txt, or - for stdin")
     checks.path("the name of the prompts", prompts)
@@ -97,6 +101,13 @@ def complete_all(prompts: str | None, options: Options) -> None:
         if options.output not in (None, "-"):
             error.args = (f"{error}. {CONTINUES}",)
         raise
+
+
+def sort_only(prompts, path):
+    """Put the records of an earlier run in the order of their rows."""
+    if prompts is not None:
+        raise ValueError(f"--sort_only takes no prompts, but {shown(prompts)} is given; run it after the run itself")
+    SortedRecords(path).close()
 
 
 def run_rows(prompts, options):
@@ -117,6 +128,8 @@ def run_rows(prompts, options):
             if first:
                 decode_all(itertools.chain([first], requests), path, options, seed, run)
         run.report()
+    if options.sort and records.path is not None:
+        SortedRecords(options.output).close()  # the run is complete, and its file is closed
 
 
 def check_output(file, output):

@@ -256,6 +256,26 @@ class Records:
         self.reader = None
 
 
+class SortedRecords(Records):
+    """The output of a run, whose records are put in the order of their rows. Those of failed rows are kept.
+
+    Raises ValueError as Records does, and if the file is missing or is no regular file.
+    """
+
+    def open(self, overwrite):
+        if not self.path.exists():
+            raise ValueError(f"there is no file {quoted(self.path)}, whose records could be sorted")
+        self.open_locked()
+        if self.reader is None:
+            raise ValueError(f"{quoted(self.path)} is no regular file: its records cannot be sorted")
+        strange = []
+        spans = [(record["row"], start, stop) for start, stop, record, _ in by_row(self.read_records(strange))]
+        if strange:
+            raise ValueError(self.refusal(strange))
+        if spans != sorted(spans):
+            self.rewrite([(start, stop) for _, start, stop in sorted(spans)])  # opens the file again
+
+
 class Offsets:
     """A mapping {row: position in a file} that takes about 8 bytes a row if most rows of a range are in it.
 

@@ -3,6 +3,7 @@
 import json
 import os
 from functools import partial
+from operator import itemgetter
 
 import pytest
 from batch_runs import PROMPTS, read_records, run_batch, texts, write_prompts
@@ -387,3 +388,68 @@ def test_a_disk_that_fills_up_during_a_run_leaves_whole_rows(run, files, monkeyp
     monkeypatch.setattr(Records, "open", original)
     assert run(prompts, "--output", out, "-n", "9") == (0, "", "")
     assert texts(read_records(out)) == texts(whole)
+
+
+# ---- order -----------------------------------------------------------------------------------------------------
+
+
+def unsorted_run(run, tmp_path, *args):
+    """Run rows that finish in another order than theirs; return their output."""
+    rows = [{"prompt": "One", "n_tokens_to_generate": n, "num_samples": 1 + n % 2} for n in (9, 3, 6, 1)]
+    out = tmp_path / "out.jsonl"
+    assert run(write_prompts(tmp_path / "p.jsonl", rows), "--output", out, "--seed", "1", *args) == (0, "", "")
+    return out
+
+
+def order(path):
+    return [(record["row"], record.get("index")) for record in read_records(path)]
+
+
+SORTED = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
+
+
+def test_sort_puts_the_records_in_the_order_of_the_rows(run, tmp_path):
+    out = unsorted_run(run, tmp_path)
+    records = read_records(out)
+    assert order(out) != SORTED
+    assert run("--sort_only", out) == (0, "", "")
+    assert order(out) == SORTED
+    key = itemgetter("row", "index")
+    assert sorted(read_records(out), key=key) == sorted(records, key=key)
+    before = out.stat().st_ino
+    assert run("--sort_only", out) == (0, "", "")
+    assert out.stat().st_ino == before  # it was sorted already
+    out.unlink()
+    assert order(unsorted_run(run, tmp_path, "--sort")) == SORTED
+
+
+def test_a_sorted_output_can_be_continued(run, tmp_path):
+    rows = [{"prompt": "One", "n_tokens_to_generate": 9}, {"prompt": "Two", "n_tokens_to_generate": 1}]
+    out = tmp_path / "out.jsonl"
+    file = write_prompts(tmp_path / "p.jsonl", rows)
+    assert run(file, "--output", out, "--sort", "--seed", "1") == (0, "", "")
+    write_prompts(file, [*rows, {"prompt": "Three", "n_tokens_to_generate": 1}])
+    assert run(file, "--output", out, "--sort") == (0, "", "")
+    assert [row for row, _ in order(out)] == [0, 1, 2]
+
+
+def test_sorting_keeps_failed_rows_and_a_run_with_errors_is_not_sorted(run, tmp_path):
+    rows = [{"prompt": "One", "n_tokens_to_generate": 9}, {"prompt": 5}, {"prompt": "Two", "n_tokens_to_generate": 1}]
+    out = tmp_path / "out.jsonl"
+    assert run(write_prompts(tmp_path / "p.jsonl", rows), "--output", out, "--sort")[0] == 1
+    assert [row for row, _ in order(out)] == [1, 2, 0]
+    assert run("--sort_only", out) == (0, "", "")
+    assert [row for row, _ in order(out)] == [0, 1, 2] and "error" in read_records(out)[1]
+
+
+@pytest.mark.parametrize("content", ["my notes\n", None])
+def test_only_records_are_sorted(run, tmp_path, content):
+    file = tmp_path / "notes.txt"
+    if content:
+        file.write_text(content, encoding="utf-8")
+    code, out, err = run("--sort_only", file)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert ("is not a record" if content else "there is no file") in err
+    assert file.exists() == bool(content)
+    code, _, err = run("prompts.txt", "--sort_only", file)
+    assert code == 2 and "--sort_only takes no prompts, but 'prompts.txt' is given" in err
