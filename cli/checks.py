@@ -237,6 +237,8 @@ def several(check: Check) -> Check:
         values = value if isinstance(value, (list, tuple, set)) else [value]
         if not values:
             raise ValueError(f"{name} is an empty list; give one value, or several separated by commas")
+        if any(each is None for each in values):
+            raise ValueError(f"{name} is {shown(value)}; None is not one of several values")
         return tuple(check(name, each) for each in values)
 
     return check_several

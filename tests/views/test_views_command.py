@@ -95,6 +95,7 @@ def test_a_usage_error_prints_one_line_and_exits_with_2_before_a_model_is_loaded
     [
         (["next", " word" * 600], "this model reads at most 512"),
         (["next", "x", "--banned_ids", "2048"], "there is no token 2048"),
+        (["plot", "x", "--min_new_tokens", "[None]"], "min_new_tokens is [None]; None is not one of several values"),
         (["plot", "x", "--banned_ids", "1e999"], "inf is not a token id"),
         (["score", "x", "--stride", "513"], "stride is 513; it must be at most this model's context, 512"),
         (["score", ""], "there is nothing to score"),
