@@ -107,9 +107,7 @@ def find_model(
 
 def is_official(path: Path, where: Places) -> bool:
     """Return whether a folder, which may not exist yet, is one of OpenAI's models, which can be downloaded."""
-    from checkpoints import openai
-
-    return bool(openai.official_files(path, where))
+    return bool(formats.OPENAI.reader.official_files(path, where))
 
 
 def load_path(path: Path, where: Places) -> Loaded:

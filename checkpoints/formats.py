@@ -62,7 +62,7 @@ def is_hugging_face(path: Path) -> bool:
 
 
 def unknown(path: Path) -> CheckpointError:
-    """Return the error for a path that no format recognizes; it names what is there."""
+    """Return the error for a path that no format recognizes. Its message lists the files of a folder."""
     if not path.is_dir():
         problem = f"{named(path)} is a file of no known format"
         return CheckpointError(f"{problem}: give a folder, or a file of llm.c, GGUF or PyTorch (see docs/models.md)")

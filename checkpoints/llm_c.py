@@ -161,7 +161,7 @@ def read_tokenizer(path: Path, n_vocab: int) -> Encoder:
 
 
 def read_tokens(content: bytes, n_found: int, path: Path) -> list[bytes]:
-    """Return the tokens, each of which follows its length in one byte. Raise CheckpointError unless all differ."""
+    """Return the tokens. A byte before each token gives its length. Raise CheckpointError if two tokens are equal."""
     tokens = []
     start = 0
     for _ in range(n_found):

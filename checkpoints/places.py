@@ -55,10 +55,16 @@ def beside_gpt2() -> Path:
 
 def cache_folder() -> Path | None:
     """Return the folder of models in the user's cache, None if the user has none or the package is missing."""
+    folder = user_folder("cache")
+    return folder / MODELS if folder else None
+
+
+def user_folder(kind: str) -> Path | None:
+    """Return the user's folder for our "cache" or "state", None if the user has none or the package is missing."""
     try:
         import platformdirs
 
-        return Path(platformdirs.user_cache_dir("picogpt", appauthor=False)) / MODELS
+        return Path(getattr(platformdirs, f"user_{kind}_dir")("picogpt", appauthor=False))
     except (ImportError, OSError, RuntimeError, KeyError):  # HOME is not set and the user has no entry
         return None
 

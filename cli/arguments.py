@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from cli.checks import BOOLEANS, shown, strings, switch
-from cli.flags import FLAGS, Flag, aliases_of
+from cli.flags import FLAGS, Flag, flag_name
 from cli.hints import check_known
 
 FLAG_PATTERN = re.compile(r"--?([A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
@@ -19,15 +19,27 @@ LOOKS_LIKE_FLAG = re.compile(r"--\S*")  # a single word after which there is no 
 def normalize_args(
     arguments: Iterable[str], table: Mapping[str, Flag] = FLAGS, positional: tuple[str, ...] = ("prompt",)
 ) -> list[str]:
-    """Return the arguments as `--name=value`, by our names, so that Fire reads them in only one way.
+    """Return the arguments as `--name=value`, so that Fire reads them in only one way; see read_pairs.
+
+    >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
+    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', '--prompt=Once upon']
+    """
+    return as_arguments(read_pairs(arguments, table, positional))
+
+
+def as_arguments(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"--{name}={value}" for name, value in pairs]
+
+
+def read_pairs(
+    arguments: Iterable[str], table: Mapping[str, Flag] = FLAGS, positional: tuple[str, ...] = ("prompt",)
+) -> list[tuple[str, str]]:
+    """Return (name, value) of each flag and of each other word, by our names.
 
     A word is a flag if it looks like -n, --name or --name=value; "- milk" and "--a list item" are therefore prompts.
     "-" is a prompt (stdin), and no word after "--" is a flag.
     table: the flags of the command. positional: the names of the other words, in order.
     Raise ValueError for unknown flags, missing values and further words.
-
-    >>> normalize_args(["--json", "Once upon", "--max-new-tokens", "5", "--nostream"])
-    ['--json=True', '--n_tokens_to_generate=5', '--stream=False', '--prompt=Once upon']
     """
     flags, words = split(deque(arguments), table, positional)
     words = with_values_of_switches(flags, words, len(positional))
@@ -35,8 +47,7 @@ def normalize_args(
     for name, word in zip(positional, words, strict=False):
         if name in dict(flags):
             raise ValueError(f"the {name} is given twice, as --{name} and as {shown(word)}; remove one of them")
-    pairs = with_one_stop(flags) + list(zip(positional, words, strict=False))
-    return [f"--{name}={value}" for name, value in pairs]
+    return with_one_stop(flags) + list(zip(positional, words, strict=False))
 
 
 def split(arguments, table, positional):
@@ -53,7 +64,7 @@ def split(arguments, table, positional):
             break
         match = FLAG_PATTERN.fullmatch(argument)
         if match:
-            flags.append(read_flag(match[1].replace("-", "_"), match[2], arguments, table, positional))
+            flags.append(read_flag(flag_name(match[1], table), match[2], arguments, table, positional))
             if flags[-1][1] is None and arguments and arguments[0].lower() in BOOLEANS:
                 words.append(SwitchWord(arguments.popleft(), len(flags) - 1))
         elif LOOKS_LIKE_FLAG.fullmatch(argument):
@@ -74,7 +85,6 @@ class SwitchWord(str):
 
 def read_flag(name, value, following, table, positional):
     """Return [name in the table, value]. The value may be the first of the words that follow; None for a switch."""
-    name = name if name in table else aliases_of(FLAGS).get(name, name)
     opposite = re.sub("^no_?", "", name)
     if value is None and opposite != name and is_switch(opposite, table):
         return [opposite, "False"]

@@ -38,20 +38,8 @@ def shown(value: object) -> str:
 # ---- from text to values ---------------------------------------------------------------------------------------
 
 
-class Typed(tuple):
-    """A list of values. In messages it appears as the user typed it. Attribute: `text`."""
-
-    def __new__(cls, values, text: str):
-        self = super().__new__(cls, values)
-        self.text = text
-        return self
-
-    def __repr__(self):
-        return abbreviated(self.text)
-
-
-class TypedNumber(float):
-    """A number that messages show as the user typed it. Attribute: `text`."""
+class AsTyped:
+    """A value that messages show as the user typed it. Attribute: `text`."""
 
     def __new__(cls, value, text: str):
         self = super().__new__(cls, value)
@@ -59,7 +47,15 @@ class TypedNumber(float):
         return self
 
     def __repr__(self):
-        return self.text
+        return abbreviated(self.text)
+
+
+class Typed(AsTyped, tuple):
+    """A list of values."""
+
+
+class TypedNumber(AsTyped, float):
+    """A number."""
 
 
 def evaluate(name: str, text: str) -> object:

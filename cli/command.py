@@ -236,7 +236,7 @@ def call_with_fire(main, arguments, command):
 
     from fire import Fire, decorators
 
-    from cli.arguments import normalize_args
+    from cli.arguments import as_arguments, read_pairs
     from cli.checks import evaluate
     from cli.config import with_config
 
@@ -246,5 +246,5 @@ def call_with_fire(main, arguments, command):
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     decorators.SetParseFn(str)(main)
     decorators.SetParseFns(**evaluated)(main)
-    flags = normalize_args(arguments, table, tuple(positional))
-    Fire(main, command=with_config(flags, command, tuple(positional)))
+    given = read_pairs(arguments, table, tuple(positional))
+    Fire(main, command=as_arguments(with_config(given, command, tuple(positional))))

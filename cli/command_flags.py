@@ -104,3 +104,4 @@ EXPLORE_FLAGS = {
     "threads": FLAGS["threads"],
     "config": FLAGS["config"],
 }
+ALL_FLAGS = {**EXPLORE_FLAGS, **BATCH_FLAGS, **FLAGS}  # of all commands; those of gpt2_pico.py are among them

@@ -26,7 +26,7 @@ from cli.loop import prompt_loop
 from cli.messages import run_time_failures
 from cli.options import MODEL_PRESET, Options, check_options
 from cli.prompt import read_prompt, source_of
-from cli.request import draw_seed, encode_prompt, find_model, load_model, new_completion
+from cli.request import encode_prompt, find_model, load_model, new_completions, seed_of
 from cli.suggestions import with_suggestions
 from engine.batching import generate_by, generate_samples
 from sampling import make_sampler
@@ -72,7 +72,7 @@ def complete(
             if prompt is None:
                 converse(generator)
             else:
-                generator.write_completions(ids, prompt, draw_seed() if options.seed is None else options.seed)
+                generator.write_completions(ids, prompt, seed_of(options))
 
 
 def complete_with_reference(generate: Callable, prompt: str | None, asked: dict) -> None:
@@ -144,10 +144,7 @@ class Generator:
 
     def write_valid(self, ids, prompt, seed):
         options = self.options
-        completions = [
-            new_completion(self.model, options, self.new_sampler(), ids, (seed, options.row, i))
-            for i in range(options.num_samples)
-        ]
+        completions = new_completions(self.model, options, self.new_sampler, ids, seed, options.row)
         self.remark_before(prompt, completions, seed, n_room=self.model.n_ctx - len(ids) + 1)
         steps = self.generate(
             ids, self.model.params, self.model.n_head, options.n_tokens_to_generate, completions, options.window_keep
@@ -191,8 +188,7 @@ class Generator:
         if prompt.endswith(" "):
             log.info("The prompt ends with a space. GPT-2 writes better without it: its tokens begin with the space.")
         if n_room < self.options.n_tokens_to_generate and self.options.window_keep is None:
-            remedy = "; --context slide goes on beyond it" if "context" in self.options.values else ""
-            log.info(f"The context has room for {n_room} new tokens{remedy}.")
+            log.info(f"The context has room for {n_room} new tokens{remedy_of_full(self.options)}.")
 
 
 def is_streamed(options):
@@ -219,8 +215,12 @@ def remark_after(completions, clock):
 def warn_about_full_context(completions, options):
     """Warn in logs, which have no remark before the text, that the context has cut off a text."""
     if any(each.finish_reason == "context" for each in completions) and not sys.stderr.isatty():
-        remedy = "; --context slide goes on beyond it" if "context" in options.values else ""
-        log.warning(f"Warning: the text ends where the model's context is full{remedy}")
+        log.warning(f"Warning: the text ends where the model's context is full{remedy_of_full(options)}")
+
+
+def remedy_of_full(options):
+    """Return the end of a remark about a full context, if the command can slide it."""
+    return "; --context slide goes on beyond it" if "context" in options.values else ""
 
 
 def progress_bar(steps, options):

@@ -10,27 +10,26 @@ from checkpoints import files
 from checkpoints.messages import named, reason
 from cli.checks import path as check_path
 from cli.checks import shown, strings
-from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS, PICO_FLAGS
-from cli.flags import FLAGS, POSITIONAL_ALIASES, Flag, aliases_of
+from cli.command_flags import ALL_FLAGS
+from cli.flags import POSITIONAL_ALIASES, Flag, flag_name
 from cli.help import Command
 from cli.hints import check_known
 
 VARIABLE = "PICOGPT_CONFIG"
 LARGEST = 2**20  # bytes
-ALL_FLAGS = {**EXPLORE_FLAGS, **BATCH_FLAGS, **PICO_FLAGS, **FLAGS}
 
 
-def with_config(arguments: list[str], command: Command, positional: tuple[str, ...]) -> list[str]:
-    """Return the arguments `--name=value`, and those of the configuration files for the names that are not given.
+def with_config(pairs: list[tuple[str, str]], command: Command, positional: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (name, value) of the command line, and of the configuration files for the names that are not given.
 
     The file of --config comes before that of PICOGPT_CONFIG.
     """
-    given = dict(argument[2:].split("=", 1) for argument in arguments)
+    given = dict(pairs)
     found = {}
     table = command.flags_of(given)
     for file in (os.environ.get(VARIABLE), given.get("config")):
         found |= flags_in(file, table, positional) if file else {}
-    return arguments + [f"--{name}={value}" for name, value in found.items() if name not in given]
+    return pairs + [(name, value) for name, value in found.items() if name not in given]
 
 
 def flags_in(file: str, table: Mapping[str, Flag], positional: tuple[str, ...] = ()) -> dict[str, str]:
@@ -41,8 +40,7 @@ def flags_in(file: str, table: Mapping[str, Flag], positional: tuple[str, ...] =
     """
     found = {}
     for key, value in read(file).items():
-        name = key.replace("-", "_")
-        name = name if name in table else aliases_of(FLAGS).get(name, name)
+        name = flag_name(key, table)
         if name not in positional and name not in POSITIONAL_ALIASES.values():
             try:
                 check_known(name, ALL_FLAGS)

@@ -8,12 +8,12 @@ from typing import Any
 from checkpoints import files
 from checkpoints.messages import named, reason
 from cli import checks
-from cli.arguments import normalize_args
+from cli.arguments import read_pairs
 from cli.checks import evaluate, shown
 from cli.flags import FLAGS, ROW_FLAGS
 from cli.loop import Command
 from cli.options import Options, check_options
-from cli.request import draw_seed, find_model
+from cli.request import draw_seed, find_model, seed_of
 from sampling import make_sampler
 
 log = logging.getLogger("picogpt")
@@ -42,8 +42,7 @@ class Conversation:
 
     def answer(self, prompt: str) -> None:
         """Complete a prompt with the seed of the options, or a new one."""
-        given = self.generator.options.seed
-        self.complete(prompt, draw_seed() if given is None else given)
+        self.complete(prompt, seed_of(self.generator.options))
 
     def complete(self, prompt, seed):
         self.prompt = prompt
@@ -71,7 +70,7 @@ class Conversation:
         if not name:
             log.warning(" ".join(f"--{key}={self.shown(key)}" for key in self.generator.options.given) or "no options")
             return
-        ((name, text),) = [argument[2:].split("=", 1) for argument in normalize_args([f"--{name}={value.strip()}"])]
+        ((name, text),) = read_pairs([f"--{name}={value.strip()}"])
         if name not in SETTABLE:
             raise ValueError(f"{name} cannot be changed here; /help lists the commands")
         if value:

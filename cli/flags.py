@@ -349,6 +349,16 @@ def without(table: Mapping[str, Flag], *names: str) -> dict[str, Flag]:
 POSITIONAL_ALIASES = {"start": "prompt", "p": "prompt"}
 
 
+def flag_name(typed: str, table: Mapping[str, Flag]) -> str:
+    """Return the name of a flag in a table that a name may stand for: dashes for underscores, or an alias.
+
+    >>> flag_name("max-new-tokens", FLAGS), flag_name("top_p", FLAGS), flag_name("zzz", FLAGS)
+    ('n_tokens_to_generate', 'top_p', 'zzz')
+    """
+    name = typed.replace("-", "_")
+    return name if name in table else aliases_of(FLAGS).get(name, name)
+
+
 def aliases_of(table: Mapping[str, Flag]) -> dict[str, str]:
     """Return {alias: name} of the flags in a table, and of the prompt."""
     return POSITIONAL_ALIASES | {alias: name for name, flag in table.items() for alias in flag.aliases}

@@ -91,10 +91,14 @@ def check_file(name: str | None, overwrite: bool) -> None:
     if os.path.isdir(path):
         raise ValueError(f"{named(name)} is a folder; --output needs the name of a file")
     if os.path.exists(path) and not overwrite and not is_device(path):
-        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output")
+        raise ValueError(is_taken(name))
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {named(folder)}, where --output {named(name)} would be")
+
+
+def is_taken(name):
+    return f"{named(name)} exists; add --overwrite to replace it, or name another --output"
 
 
 def is_device(path):
@@ -115,7 +119,7 @@ def stdout_to(name: str | None, overwrite: bool) -> Iterator[None]:
     try:
         file = open(path, "w" if overwrite or is_device(path) else "x", encoding="utf-8", errors="replace")  # noqa: SIM115
     except FileExistsError as error:
-        raise ValueError(f"{named(name)} exists; add --overwrite to replace it, or name another --output") from error
+        raise ValueError(is_taken(name)) from error
     except OSError as error:
         raise OSError(f"cannot write {named(name)}: {reason(error)}") from error
     try:

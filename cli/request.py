@@ -46,6 +46,11 @@ def draw_seed() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
+def seed_of(options: Options) -> int:
+    """Return the seed that is given, otherwise a new one."""
+    return draw_seed() if options.seed is None else options.seed
+
+
 # ---- the prompt ------------------------------------------------------------------------------------------------
 
 
@@ -105,21 +110,28 @@ def remedy_of(options):
 # ---- a completion ----------------------------------------------------------------------------------------------
 
 
-def new_completion(
-    model: Model, options: Options, sampler: Callable, prompt: list[int], seeds: tuple[int, int, int]
-) -> Completion:
-    """Return a completion of the ids of a prompt. seeds: the seed, the number of the prompt and that of the sample."""
-    return Completion(
-        sampler,
-        np.random.default_rng(seeds),
-        new_logits_processor(model, options, len(prompt), options.penalties),
-        model.special.stop_ids,
-        encoder=model.encoder,
-        before=prompt,
-        stops=options.stop,
-        shortest=options.min_new_tokens or 0,
-        on_token=recorder(options, model),
-    )
+def new_completions(
+    model: Model, options: Options, new_sampler: Callable, prompt: list[int], seed: int, index: int
+) -> list[Completion]:
+    """Return the completions of the ids of a prompt, one per sample. They share a logits processor, which has no state.
+
+    new_sampler: returns the sampler of one text. index: the number of the prompt in the seed sequence.
+    """
+    processor = new_logits_processor(model, options, len(prompt), options.penalties)
+    return [
+        Completion(
+            new_sampler(),
+            np.random.default_rng((seed, index, i)),
+            processor,
+            model.special.stop_ids,
+            encoder=model.encoder,
+            before=prompt,
+            stops=options.stop,
+            shortest=options.min_new_tokens or 0,
+            on_token=recorder(options, model),
+        )
+        for i in range(options.num_samples)
+    ]
 
 
 def recorder(options: Options, model: Model) -> LogprobRecorder | None:

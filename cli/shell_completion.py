@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import sampling
 from cli.checks import path, switch
-from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS, PICO_FLAGS
+from cli.command_flags import ALL_FLAGS, BATCH_FLAGS, EXPLORE_FLAGS, PICO_FLAGS
 from cli.flags import FLAGS, Flag
 
 SCRIPTS = {"gpt2.py": FLAGS, "gpt2_pico.py": PICO_FLAGS, "batch.py": BATCH_FLAGS, "explore.py": EXPLORE_FLAGS}
@@ -79,16 +79,14 @@ complete -o filenames -F _picogpt python python3 {" ".join(f"{name} ./{name}" fo
 
 def all_values() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the flags of all commands that take certain words, and the words."""
-    merged = {**EXPLORE_FLAGS, **BATCH_FLAGS, **FLAGS}
-    for name, flag in merged.items():
+    for name, flag in ALL_FLAGS.items():
         if words := values_of(name, flag):
             yield name, words
 
 
 def names_of_files() -> list[str]:
     """Return the flags of all commands that take a file or a folder."""
-    merged = {**EXPLORE_FLAGS, **BATCH_FLAGS, **FLAGS}
-    return [name for name, flag in merged.items() if flag.check is path and name != "model_size"]
+    return [name for name, flag in ALL_FLAGS.items() if flag.check is path and name != "model_size"]
 
 
 # ---- zsh -------------------------------------------------------------------------------------------------------

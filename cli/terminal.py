@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from checkpoints.places import user_folder
 from cli.command import as_utf8
 
 QUOTES = '"""'  # begin and end a text of several lines
@@ -102,9 +103,5 @@ def line_editing(keeps_history: bool) -> Iterator[None]:
 
 def history_file() -> Path | None:
     """Return the file of the history in the user's state folder, None without such a folder."""
-    try:
-        import platformdirs
-
-        return Path(platformdirs.user_state_dir("picogpt", appauthor=False)) / "history"
-    except (ImportError, OSError, RuntimeError, KeyError):  # HOME is not set and the user has no entry
-        return None
+    folder = user_folder("state")
+    return folder / "history" if folder else None

@@ -3,9 +3,10 @@
 BLAS reads environment variables when it is loaded. `limit` must therefore be called before NumPy is imported.
 """
 
-import os
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+
+from engine.cores import n_cores
 
 FLAGS = ("--threads", "-threads")
 CHOSEN = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
@@ -24,7 +25,7 @@ def limit(arguments: Iterable[str], environment: MutableMapping[str, str]) -> No
         environment.update(dict.fromkeys(CHOSEN, str(asked)))
     elif not any(environment.get(name) for name in CHOSEN[:2]):
         n = quota()
-        if n is not None and n < n_cpus():
+        if n is not None and n < n_cores():
             environment.update(dict.fromkeys(CHOSEN, str(n)))
 
 
@@ -38,11 +39,6 @@ def asked_threads(arguments: list[str]) -> int | None:
         if name in FLAGS:
             value = text if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
     return int(value) if value and value.isdecimal() and 0 < int(value) < 2**15 else None
-
-
-def n_cpus() -> int:
-    """Return the number of CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(version_2: str = CGROUP_2, version_1: tuple[str, str] = CGROUP_1) -> int | None:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 
+WORTH_A_CHECK = 10**8  # bytes; smaller needs are met
+
 
 def free_memory() -> int:
     """Return the bytes that are available without swapping, or 4 GB if the system does not tell."""
@@ -11,9 +13,6 @@ def free_memory() -> int:
     with contextlib.suppress(AttributeError, OSError, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 4 * 2**30
-
-
-WORTH_A_CHECK = 10**8  # bytes
 
 
 def bytes_per_text(params: dict, n_positions: int) -> int:
@@ -28,11 +27,8 @@ def check_slots(params: dict, n_rows: int, n_positions: int) -> None:
     if n_rows * one < WORTH_A_CHECK:
         return
     free = free_memory()
-    if n_rows * one > free:
-        raise RuntimeError(
-            f"{n_rows} texts of {n_positions} tokens at a time need {n_rows * one / 1e9:.1f} GB of memory, and "
-            f"{free / 1e9:.1f} GB are free; --batch_size {max(1, free // one)} fits"
-        )
+    texts = f"{n_rows} texts of {n_positions} tokens at a time"
+    check_free(n_rows * one, free, texts, f"--batch_size {max(1, free // one)} fits")
 
 
 def check_memory(params: dict, n_texts: int, n_positions: int) -> None:
@@ -41,9 +37,11 @@ def check_memory(params: dict, n_texts: int, n_positions: int) -> None:
     The system may promise memory that it does not have, and end the process later.
     """
     needed = n_texts * bytes_per_text(params, n_positions)
-    free = free_memory()
+    check_free(needed, free_memory(), f"{n_texts} texts of {n_positions} tokens", "ask for fewer samples or tokens")
+
+
+def check_free(needed, free, texts, remedy):
+    """Raise RuntimeError, with both numbers of bytes, if more is needed than is free."""
     if needed > free:
-        raise RuntimeError(
-            f"{n_texts} texts of {n_positions} tokens need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB "
-            "are free; ask for fewer samples or tokens"
-        )
+        sizes = f"need {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free"
+        raise RuntimeError(f"{texts} {sizes}; {remedy}")

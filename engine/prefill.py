@@ -15,12 +15,13 @@ are slower than one. Without it, and for short inputs, prompts run one after ano
 
 import functools
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from engine.cores import n_cores
 
 CHUNK_TOKENS = 256  # tokens per chunk, at least: smaller products lose more than the parallel steps gain
 log = logging.getLogger("picogpt")
@@ -106,11 +107,6 @@ def in_parallel(function: Callable, items: Iterable, sizes: Sequence[int]) -> No
     else:
         with one_blas_thread_each(), ThreadPoolExecutor(n) as pool:
             list(pool.map(function, items))  # list: raises the exception of an item that failed
-
-
-@functools.cache  # every decoding step asks
-def n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -7,6 +7,7 @@ not depend on the other rows.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -25,7 +26,7 @@ from cli.help import Command
 from cli.messages import describe, run_time_failures
 from cli.options import Options
 from cli.output import Clock, is_file
-from cli.request import draw_seed, encode_prompt, find_model, load_model, new_completion
+from cli.request import draw_seed, encode_prompt, find_model, load_model, new_completions
 from cli.suggestions import with_suggestions
 from engine.batching import Job, decode_together
 from engine.memory import free_memory
@@ -38,7 +39,6 @@ from utils import Model
 
 log = logging.getLogger("picogpt")
 
-SUMMARY = logging.WARNING  # the level of the last line, which logs have too
 N_FIRST_ROWS = 100  # if all of these fail, the run stops
 CONTINUES = "Finished rows are kept; the same command continues with the others."
 
@@ -174,10 +174,8 @@ class RowJob(Job):
     def __init__(self, request: Request, model: Model):
         options = request.options
         ids = encode_prompt(request.prompt, model, options)
-        completions = [
-            new_completion(model, options, make_sampler(**options.sampling), ids, (request.seed, request.index, i))
-            for i in range(options.num_samples)
-        ]
+        new_sampler = functools.partial(make_sampler, **options.sampling)
+        completions = new_completions(model, options, new_sampler, ids, request.seed, request.index)
         super().__init__(ids, completions, options.n_tokens_to_generate, options.window_keep)
         self.request = request
         self.model = model
@@ -288,7 +286,7 @@ class Run:
         """Remark on the totals. Raise RuntimeError if rows have failed, OSError if records were lost."""
         self.records.finish()
         n_before = self.records.n_finished
-        log.log(SUMMARY, self.summary(n_before))
+        log.warning(self.summary(n_before))  # logs have this line too
         if self.n_failed:
             raise RuntimeError(
                 f'{self.n_failed} of {counted(self.n_failed + self.n_done + n_before, "row")} failed; see "error" in '

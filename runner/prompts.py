@@ -19,7 +19,7 @@ from typing import BinaryIO
 from checkpoints import files
 from checkpoints.messages import abbreviated
 from cli.command_flags import BATCH_FLAGS
-from cli.flags import FLAGS, ROW_FLAGS, aliases_of
+from cli.flags import ROW_FLAGS, flag_name
 from cli.options import MODEL_PRESET, Options, check_options
 from runner.formats import FORMATS, Table, bounded_lines, csv_lines, csv_rows
 from runner.source import PROMPT, Source
@@ -30,7 +30,6 @@ log = logging.getLogger("picogpt")
 
 OTHER_NAMES = {"max_new_tokens": "n_tokens_to_generate", "max_tokens": "n_tokens_to_generate", "temp": "temperature"}
 ROW_SETTINGS = (*ROW_FLAGS, *OTHER_NAMES)  # names of settings at the top level of a row
-ALIASES = aliases_of(FLAGS) | {"n": "num_samples"}  # in the object of options; n is that of OpenAI's API
 OPTIONS = "options"  # the field of a row whose value is an object of further settings
 NOT_PER_ROW = ("model_size", "models_dir", "offline")  # they belong to the run
 KNOWN_FIELDS = {PROMPT, OPTIONS, *ROW_SETTINGS, "model", "format", "error"}
@@ -91,11 +90,18 @@ def warn_about_close_name(name: str, setting: str) -> None:
     )
 
 
+@functools.lru_cache(maxsize=1000)  # rows have the same names, and a comparison is slow
+def nearest_setting(name: str) -> str | None:
+    """Return the setting whose name resembles that of a field."""
+    near = difflib.get_close_matches(name, ROW_SETTINGS, 1, CLOSE)
+    return near[0] if near else None
+
+
 def check_names(fields):
     """Warn about fields whose names resemble those of settings."""
     for name in fields:
-        if name not in KNOWN_FIELDS and (near := difflib.get_close_matches(name[:100], ROW_SETTINGS, 1, CLOSE)):
-            warn_about_close_name(name[:100], near[0])
+        if name not in KNOWN_FIELDS and (near := nearest_setting(name[:100])):
+            warn_about_close_name(name[:100], near)
 
 
 def own_settings(row):
@@ -124,8 +130,7 @@ def further_settings(row):
         return {}
     found = {}
     for key, value in options.items():
-        name = key.replace("-", "_")
-        name = name if name in BATCH_FLAGS else ALIASES.get(name, name)
+        name = "num_samples" if key == "n" else flag_name(key, BATCH_FLAGS)  # n is that of OpenAI's API
         if name in (*RUN_FLAGS, *NOT_PER_ROW) or name not in BATCH_FLAGS:
             raise ValueError(f"options has the field {abbreviated(repr(key))}, which is no setting of a text")
         if name in found:

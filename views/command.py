@@ -28,7 +28,7 @@ from cli.loop import prompt_loop
 from cli.messages import run_time_failures
 from cli.options import Options, check_each
 from cli.prompt import read_prompt, source_of
-from cli.request import allows_special, draw_seed, encode_prompt, find_model, load_model
+from cli.request import allows_special, encode_prompt, find_model, load_model, seed_of
 from utils import Model
 from views import next_token, plot, score, screen, settings, sweep
 from views.toy import TOY_PROMPT, toy_model
@@ -288,7 +288,7 @@ def explore(view: str, prompt: str | None, options: Options) -> None:
         model = toy_model() if options.toy else load_model(path, options)
 
     def answer(text):
-        show(view, model, text, options, draw_seed() if options.seed is None else options.seed)
+        show(view, model, text, options, seed_of(options))
 
     if prompt is None:
         prompt_loop(answer, keeps_history=options.history)

@@ -1,6 +1,7 @@
 """Tokens around a text: which file defines the end, the start and the prefix, and the ids that are never drawn."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from model_folders import change_json, change_tensors
 import utils
 from checkpoints.tokenizer import template_prefix
 from cli.options import check_options
-from cli.request import new_completion
+from cli.request import new_completions
 from engine.batching import generate_samples
 from sampling import make_sampler
 
@@ -108,9 +109,8 @@ def test_ids_without_a_token_are_never_drawn(models):
     (folder / "vocab.json").write_text(json.dumps(holes), encoding="utf-8")
     model = utils.load(folder, models)
     assert model.special.unused_ids == (3, 7, 8)
-    options = check_options({"temperature": 50, "ignore_eos": True})
-    sampler = make_sampler(**options.sampling)
-    completions = [new_completion(model, options, sampler, [1], (0, 0, i)) for i in range(50)]
+    options = check_options({"temperature": 50, "ignore_eos": True, "num_samples": 50})
+    completions = new_completions(model, options, partial(make_sampler, **options.sampling), [1], 0, 0)
     for _ in generate_samples([1], model.params, model.n_head, 15, completions):
         pass
     drawn = {i for completion in completions for i in completion.ids}

@@ -474,7 +474,7 @@ def test_a_value_error_after_the_request_was_checked_is_a_run_time_failure(here,
     def fail(*args, **options):
         raise ValueError("a problem")
 
-    monkeypatch.setattr(complete, "new_completion", fail)
+    monkeypatch.setattr(complete, "new_completions", fail)
     assert here(STORY, "--model_size", "tiny") == (1, "", "Error: a problem\n")
 
 

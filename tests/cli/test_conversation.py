@@ -1,4 +1,4 @@
-"""The commands of the prompt loop: what is typed, and what the loop answers."""
+"""The prompt loop of gpt2.py: seeds, empty lines, commands, control characters and the history."""
 
 import logging
 import re

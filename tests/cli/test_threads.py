@@ -16,7 +16,7 @@ def quota(monkeypatch):
 
     def set_quota(n, n_cpus=8):
         monkeypatch.setattr(threads, "quota", lambda: n)
-        monkeypatch.setattr(threads, "n_cpus", lambda: n_cpus)
+        monkeypatch.setattr(threads, "n_cores", lambda: n_cpus)
 
     set_quota(None)
     return set_quota
