@@ -4,6 +4,7 @@ checkpoints/places.py finds a model, checkpoints/formats.py recognizes its forma
 it.
 """
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from checkpoints import formats, hub, places
 from checkpoints.files import CheckpointError
+from checkpoints.fingerprint import fingerprint
 from checkpoints.messages import abbreviated, named, reason
 from checkpoints.places import Places, search_places
 from checkpoints.tokenizer import Loaded, SpecialTokens
@@ -29,6 +31,12 @@ class Model:
     hparams: dict[str, Any]
     params: dict[str, Any]  # the weights tree; see load_encoder_hparams_and_params
     special: SpecialTokens  # where a text starts and ends
+    path: Path | None = None  # of its folder or file
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of its files (checkpoints/fingerprint.py), None for a model without files."""
+        return None if self.path is None else fingerprint(self.path)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of a prompt: what the model's files put before it, then its text; at least one id.
@@ -68,7 +76,8 @@ def load(
 def load_found(path: Path, where: Places, fast: bool = False) -> Model:
     """Return the model in a folder or a file that find_model found in these places."""
     encoder, hparams, params, special = load_path(path, where)
-    return Model(hub.name_of(path), encoder, hparams, with_fast_products(params) if fast else params, special)
+    params = with_fast_products(params) if fast else params
+    return Model(hub.name_of(path), encoder, hparams, params, special, path)
 
 
 def load_encoder_hparams_and_params(

@@ -53,7 +53,9 @@ def name_of(path: Path) -> str:
     """
     repository = path.parent.parent.name
     is_snapshot = path.parent.name == "snapshots" and repository.startswith("models--")
-    return repository.removeprefix("models--").replace("--", "/") if is_snapshot else path.name
+    if is_snapshot:
+        return repository.removeprefix("models--").replace("--", "/")
+    return path.name or path.resolve().name  # of the current folder, "."
 
 
 def find(name: HubName, models_dir: Path, offline: bool) -> Path:

@@ -20,6 +20,7 @@ FIELDS = {  # of a record
     "finish_reason": "eos, stop, length or context; see above",
     "seed": "with the same options, this seed gives the same text",
     "model": "name of the model",
+    "fingerprint": "of the model's files: 16 digits that are the same wherever the files lie",
     "settings": "the values in effect of the options that the text depends on, without those that are off",
     "usage": "`prompt_tokens`, and `completion_tokens`, those of a stop text included",
     "timings": "`first_token_seconds` and `seconds`, until the sample ended, and `tokens_per_second`",
@@ -67,6 +68,7 @@ def make_record(
         "finish_reason": completion.finish_reason,
         "seed": seed,
         "model": model.name,
+        "fingerprint": model.fingerprint,
         "settings": settings(options),
         "usage": {"prompt_tokens": len(prompt_ids), "completion_tokens": n_new},
         "timings": {

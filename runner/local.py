@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from checkpoints import files, hub
+from checkpoints.fingerprint import fingerprint
 from cli import checks
 from cli.checks import shown
 from cli.command import DEBUG, Terminated, quiet
@@ -31,7 +32,7 @@ from cli.suggestions import with_suggestions
 from engine.batching import Job, decode_together
 from engine.memory import free_memory
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
-from runner.record_format import check_unchanged, make_error_record, make_record, quoted
+from runner.record_format import Identity, check_unchanged, make_error_record, make_record, quoted
 from runner.records import Records, SortedRecords
 from runner.source import source_of
 from sampling import make_sampler
@@ -123,7 +124,8 @@ def run_rows(prompts, options):
         seed = choose_seed(options, records)
         run = Run(records, progress_bar(prompts, format, source, records, options))
         with run.bar:
-            requests = unfinished(read_rows(file, format, source), options, seed, hub.name_of(path), run)
+            model = Identity(hub.name_of(path), fingerprint(path))
+            requests = unfinished(read_rows(file, format, source), options, seed, model, run)
             first = next(requests, None)  # the finished rows before it have been checked by now
             if first:
                 decode_all(itertools.chain([first], requests), path, options, seed, run)
@@ -303,12 +305,12 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def unfinished(rows: Iterable[Row], options: Options, seed: int, model_name: str, run: Run) -> Iterator[Request]:
+def unfinished(rows: Iterable[Row], options: Options, seed: int, model: Identity, run: Run) -> Iterator[Request]:
     """Yield the requests that no earlier run has finished. A row that is invalid gets its record at once."""
     for row in rows:
         record = run.records.find(row.number)
         if record:
-            check_unchanged(make_finished_request(row, options, seed, run), record, model_name, run.records.path)
+            check_unchanged(make_finished_request(row, options, seed, run), record, model, run.records.path)
         elif request := run.attempt(row, make_request, row, options, seed):
             yield request
 

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from checkpoints.messages import abbreviated
 from cli import json_record, output
@@ -63,7 +64,8 @@ COMPLETION_FIELDS = {  # name -> test
     "timings": has_counts("first_token_seconds", "seconds", "tokens_per_second"),
 }
 FAILURE_FIELDS = {"row": is_count, "line": is_count, "error": is_text}
-RESERVED = {*COMPLETION_FIELDS, *FAILURE_FIELDS, "format", "logprobs"}  # a row's field is copied as input_<name>
+ADDED_FIELDS = ("format", "fingerprint", "logprobs")  # which not every record has
+RESERVED = {*COMPLETION_FIELDS, *FAILURE_FIELDS, *ADDED_FIELDS}  # a row's field is copied as input_<name>
 
 # ---- make ------------------------------------------------------------------------------------------------------
 
@@ -184,11 +186,20 @@ def is_json(line):
 # ---- compare ---------------------------------------------------------------------------------------------------
 
 
-def check_unchanged(request: Request, record: dict, model_name: str, path: Path) -> None:
+class Identity(NamedTuple):
+    """What identifies a model in records. The fingerprint decides; some records have only the name."""
+
+    name: str
+    fingerprint: str | None
+
+
+def check_unchanged(request: Request, record: dict, model: Identity, path: Path) -> None:
     """Raise ValueError if a row that an earlier run finished would now be generated in another way."""
-    now = {"prompt": request.prompt, "model": model_name, "seed": request.seed, **settings(request)}
-    now = json.loads(json.dumps(now))  # tuples become lists, as in the file
-    made = {name: record[name] for name in ("prompt", "model", "seed")}
+    has_both = model.fingerprint is not None and record.get("fingerprint") is not None
+    identity = {"fingerprint": model.fingerprint} if has_both else {"model": model.name}
+    now = {"prompt": request.prompt, **identity, "seed": request.seed}
+    made = {name: record[name] for name in now}
+    now = json.loads(json.dumps(now | settings(request)))  # tuples become lists, as in the file
     then = made | record["settings"]
     if then != now:
         then = made | in_effect(record["settings"])

@@ -16,7 +16,7 @@ from cli import json_record
 def test_a_record_has_the_text_and_all_that_is_needed_to_reproduce_it(here):
     (record,) = records_of(here, STORY, "-n", "12", "--top_p", "0.9", "--seed", "5", "--model_size", "tiny")
     assert list(record) == [
-        *("index", "prompt", "text", "finish_reason", "seed", "model", "settings", "usage", "timings"),
+        *("index", "prompt", "text", "finish_reason", "seed", "model", "fingerprint", "settings", "usage", "timings"),
     ]
     assert record["text"] + "\n" == text_of(here, STORY, "-n", "12", "--top_p", "0.9", "--seed", "5")
     assert record["usage"]["completion_tokens"] == 12

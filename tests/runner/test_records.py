@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 
 import pytest
-from batch_runs import PROMPTS, read_records, run_batch, texts, write_prompts
+from batch_runs import PROMPTS, ROOT, read_records, run_batch, texts, write_prompts
 
+import batch
 from runner import local
+from runner.local import BATCH
 from runner.record_format import COMPLETION_FIELDS as RECORD_FIELDS
 from runner.record_format import parse
 from runner.records import Records
@@ -56,7 +60,7 @@ def test_records_of_the_first_version_are_finished_rows_and_have_the_same_texts(
     new = tmp_path / "new.jsonl"
     assert run(prompts, "--output", new, "--seed", "3", *args) == (0, "", "")
     for made, first in zip(read_records(new), read_records(old), strict=True):
-        changed = {"format", "settings", "timings"}
+        changed = {"format", "settings", "timings", "fingerprint"}
         assert {name: made[name] for name in made.keys() - changed} == {
             name: first[name] for name in first.keys() - changed
         }
@@ -66,6 +70,25 @@ def test_records_of_the_first_version_are_finished_rows_and_have_the_same_texts(
         sampling | {"stop": ["."], "seed": 5},
         sampling | {"temperature": 1.0},
     ]
+
+
+def test_a_run_continues_with_the_same_model_in_another_place_and_with_no_other_model(files, here, tmp_path):
+    prompts, out = files
+    place = Path(shutil.copytree(ROOT / "models" / "tiny", tmp_path / "other" / "tiny"))
+    moved = place.rename(place.with_name("moved"))
+
+    def complete(model):
+        return here(prompts, "--output", out, "-n", "3", "--model_size", model, main=batch.main, command=BATCH)
+
+    assert complete("tiny")[0] == 0
+    before = out.read_bytes()
+    assert complete(moved)[0] == 0
+    with open(moved.rename(place) / "vocab.bpe", "ab") as file:
+        file.write(b"\n")
+    code, _, err = complete(place)
+    assert code == 2
+    assert "was made with fingerprint" in err
+    assert out.read_bytes() == before
 
 
 SETTINGS = [  # (options of a run, other options with the same values in effect)
