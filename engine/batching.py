@@ -56,8 +56,11 @@ class Job:
 
 
 def sequences(jobs, n_ctx):
-    """Yield a sequence for each unfinished completion of each job."""
+    """Yield a sequence for each unfinished completion of each job, None where the jobs have None."""
     for job in jobs:
+        if job is None:
+            yield None
+            continue
         unfinished = [completion for completion in job.completions if not completion.finish_reason]
         prefix = Prefix(slide(job.prompt, job.keep, n_ctx), len(unfinished))
         for completion in unfinished:
@@ -65,14 +68,19 @@ def sequences(jobs, n_ctx):
                 yield Sequence(job, completion, prefix)
 
 
+def is_ready(sequence):
+    return sequence is not None
+
+
 # ---- the loop --------------------------------------------------------------------------------------------------
 
 
-def decode_together(jobs: Iterable[Job], params: dict, n_head: int, n_slots: int) -> Iterator[list[Job]]:
+def decode_together(jobs: Iterable[Job | None], params: dict, n_head: int, n_slots: int) -> Iterator[list[Job]]:
     """Continue all jobs, up to `n_slots` completions at a time; yield after each step the jobs that took part in it.
 
-    A job is taken from the iterable only when a slot is free. A completion leaves its slot when it has a finish
-    reason, which the caller may set too. A job whose sampler fails gets an `error`; the others go on.
+    A job is taken from the iterable only when a slot is free. None in place of a job means that no job is ready yet:
+    the others go on, and without others the loop ends. A completion leaves its slot when it has a finish reason, which
+    the caller may set too. A job whose sampler fails gets an `error`; the others go on.
     """
     slots = Slots(params, n_head, n_slots)
     waiting = sequences(jobs, slots.n_ctx)
@@ -80,7 +88,7 @@ def decode_together(jobs: Iterable[Job], params: dict, n_head: int, n_slots: int
     while True:
         logits = slots.step()
         n_free = n_slots - len(slots.live) - len(slid)
-        logits += slots.admit(slid + list(itertools.islice(waiting, n_free)))
+        logits += slots.admit(slid + list(itertools.takewhile(is_ready, itertools.islice(waiting, n_free))))
         if not slots.live:
             return
         for sequence, row_logits in zip(slots.live, logits, strict=True):

@@ -31,7 +31,7 @@ from tqdm import tqdm  # noqa: E402, after the path
 import batch  # noqa: E402
 import utils  # noqa: E402
 from cli import command  # noqa: E402
-from runner.local import BATCH  # noqa: E402
+from runner.command import BATCH  # noqa: E402
 from runner.records import Records  # noqa: E402
 
 MODEL = utils.load("tiny", fast=True)

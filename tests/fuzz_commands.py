@@ -33,7 +33,7 @@ from checkpoints.tokenizer import default_tokens
 from cli import command_flags, flags, help, hints
 from encoder import Encoder, bytes_to_unicode
 from random_gpt2 import random_params
-from runner.local import BATCH
+from runner.command import BATCH
 from views.command import EXPLORE, VIEWS
 
 TIME_LIMIT = 5  # seconds of one command

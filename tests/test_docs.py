@@ -26,7 +26,7 @@ import gpt2_pico
 from cli import help
 from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
 from cli.flags import FLAGS
-from runner.local import BATCH
+from runner.command import BATCH
 from views.command import EXPLORE
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from cli.arguments import normalize_args
 from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
 from cli.flags import FLAGS
 from cli.hints import nearest_flag
-from runner.local import BATCH
+from runner.command import BATCH
 from views.command import EXPLORE
 
 COMMANDS = {

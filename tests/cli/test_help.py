@@ -8,7 +8,7 @@ from run_script import stdout_of
 import gpt2_pico
 import sampling
 from cli import help
-from runner.local import BATCH
+from runner.command import BATCH
 from views.command import EXPLORE
 
 COMMANDS = [

@@ -7,11 +7,11 @@ from conftest import requires
 
 import batch
 import explore
-from runner import local
+from runner.command import BATCH as BATCH_COMMAND
 from views import command
 
 EXPLORE = {"main": explore.main, "command": command.EXPLORE}
-BATCH = {"main": batch.main, "command": local.BATCH}
+BATCH = {"main": batch.main, "command": BATCH_COMMAND}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"人工智能的未来是", *"abcdefghijkl"]
 WORDS += [f"##{letter}" for letter in "abcdef"]
 ARGS = ("--model_size", "bert", "--temperature", "3", "--seed", "7", "-n", "12")

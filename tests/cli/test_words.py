@@ -83,7 +83,7 @@ def test_rows_and_explore_take_words_too(here, tmp_path):
 
     import batch
     import explore
-    from runner.local import BATCH
+    from runner.command import BATCH
     from views.command import EXPLORE
 
     rows = [

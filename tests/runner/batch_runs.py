@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import batch
-from runner.local import BATCH
+from runner.command import BATCH
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ["Once upon a time", "One day, a cat named Tim", "The sun", "A", "Lily and her mom went to the park. They"]

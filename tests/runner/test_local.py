@@ -27,7 +27,7 @@ import batch
 import gpt2
 from cli import flags
 from engine import slots
-from runner import local
+from runner import command, local
 from runner.prompts import read_rows
 from runner.records import Records
 
@@ -90,7 +90,7 @@ def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(
 
 def test_batch_py_has_every_flag_of_gpt2_py_that_is_not_about_one_prompt_or_stdout():
     others = {"row", "json", "stream", "list", "separator", "completion", *flags.PROMPT_FLAGS}
-    assert flags.FLAGS.keys() - local.BATCH.flags.keys() == others
+    assert flags.FLAGS.keys() - command.BATCH.flags.keys() == others
 
 
 def test_rows_end_at_a_stop_string_or_at_the_length_and_can_slide(done, tmp_path):
@@ -157,16 +157,17 @@ def test_a_usage_error_prints_one_line_exits_with_2_and_loads_no_model(run, tmp_
 def test_the_records_of_a_row_are_written_as_soon_as_it_is_finished(run, tmp_path, monkeypatch):
     prompts = write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
     out = tmp_path / "out.jsonl"
-    original = local.Run.follow
+    extend = local.RowJob.extend
     seen = []
 
-    def watching(self, job):
-        original(self, job)
+    def watching(self, *args):
         seen.append(len(out.read_bytes().splitlines()))
+        extend(self, *args)
 
-    monkeypatch.setattr(local.Run, "follow", watching)
+    monkeypatch.setattr(local.RowJob, "extend", watching)
     run(prompts, "--output", out, "-n", "3", "--batch_size", "1")
-    assert sorted(set(seen)) == [0, 1, 2, 3, 4, 5]
+    assert seen == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3
+    assert len(read_records(out)) == 5
 
 
 def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeypatch):
@@ -184,7 +185,7 @@ def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeyp
         write(self, records)
         finished.append(records)
 
-    monkeypatch.setattr(local, "read_rows", reading)
+    monkeypatch.setattr(command, "read_rows", reading)
     monkeypatch.setattr(Records, "write", writing)
     prompts = write_prompts(tmp_path / "prompts.txt", ["One"] * 50)
     run(prompts, "--output", tmp_path / "out.jsonl", "-n", "2", "--batch_size", "2")
@@ -197,9 +198,9 @@ def test_a_prompt_is_read_only_when_a_slot_is_free_for_it(run, tmp_path, monkeyp
 def start(*args, **options):
     """Start batch.py with the bundled model in its own process."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("PICOGPT", "PYTHON"))}
-    command = [sys.executable, "-W", "error", "batch.py", *map(str, args), "--model_size", "tiny"]
+    words = [sys.executable, "-W", "error", "batch.py", *map(str, args), "--model_size", "tiny"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(command, cwd=ROOT, env=settings, **streams)
+    return subprocess.Popen(words, cwd=ROOT, env=settings, **streams)
 
 
 def finish(*args):
@@ -259,7 +260,7 @@ def test_a_run_killed_during_a_write_continues_after_the_row_before(long_run, tm
         "import os, signal, sys\n"
         "from cli.command import run\n"
         "from batch import main\n"
-        "from runner.local import BATCH\n"
+        "from runner.command import BATCH\n"
         "from runner.records import Records\n"
         f"left = {n_bytes}\n"
         "class Dying:\n"
@@ -326,7 +327,7 @@ def test_a_closed_pipe_ends_the_run_without_a_message(long_run):
 def test_help_names_every_flag_and_every_setting_of_a_row_in_79_columns(run):
     code, out, err = run("--help")
     assert (code, err) == (0, "")
-    assert [name for name in local.BATCH.flags if f"--{name}" not in out] == []
+    assert [name for name in command.BATCH.flags if f"--{name}" not in out] == []
     about = out.split("--output FILE  ")[0]
     assert [name for name in flags.ROW_FLAGS if name not in about] == []
     assert max(map(len, out.splitlines())) <= 79
@@ -368,7 +369,7 @@ def summary_of(here, tmp_path):
     """Run batch.py; return the last line on stderr that is no error, with its times replaced."""
 
     def run(*args):
-        _, _, err = here(*args, "--model_size", "tiny", main=batch.main, command=local.BATCH)
+        _, _, err = here(*args, "--model_size", "tiny", main=batch.main, command=command.BATCH)
         line = next(line for line in err.splitlines() if not line.startswith("Error: "))
         return re.sub(r"\d+\.\d s \([\d.]+ tokens/s\)", "T", line).replace(str(tmp_path), "")
 
@@ -393,5 +394,5 @@ def test_every_run_ends_with_a_line_of_its_totals_also_in_a_log(summary_of, tmp_
 
 def test_quiet_hides_the_summary(here, tmp_path):
     file = write_prompts(tmp_path / "prompts.txt", ["One"])
-    _, _, err = here(file, "-n", "1", "--model_size", "tiny", "--quiet", main=batch.main, command=local.BATCH)
+    _, _, err = here(file, "-n", "1", "--model_size", "tiny", "--quiet", main=batch.main, command=command.BATCH)
     assert err == ""

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from batch_runs import PROMPTS, read_records, run_batch, texts, write_prompts
 
-from runner import local, records
+from runner import command, records
 from runner.records import Records
 from runner.signals import delayed_signals
 
@@ -95,7 +95,7 @@ def test_the_prompts_on_stdin_are_not_overwritten(files):
     prompts, out = files
     os.symlink(prompts, out)
     with open(prompts, "rb") as file, pytest.raises(ValueError, match="holds the prompts; name another --output"):
-        local.check_output(file, str(out))
+        command.check_output(file, str(out))
 
 
 # ---- files that other programs change --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from batch_runs import KNOBS, run_batch, run_without_errors, write_prompts
 
-from runner import formats, local, prompts, records
+from runner import command, formats, local, prompts, records
 from runner.prompts import count_rows, open_prompts, read_rows
 
 
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_read_further_ends_the_run_with_1(run, tmp_path, m
                 raise OSError(5, "Input/output error")
             return super().readline(size)
 
-    monkeypatch.setattr(local, "open_prompts", lambda path: Failing(b"One\nTwo\nThree\n"))
+    monkeypatch.setattr(command, "open_prompts", lambda path: Failing(b"One\nTwo\nThree\n"))
     code, out, err = run("prompts.txt", "-n", "2", "--batch_size", "1")
     assert (code, err) == (1, "Error: cannot read the prompts after line 2: Input/output error\n")
     assert [json.loads(line)["prompt"] for line in out.splitlines()] == ["One", "Two"]

@@ -12,7 +12,7 @@ from batch_runs import PROMPTS, ROOT, read_records, run_batch, texts, write_prom
 
 import batch
 from runner import local
-from runner.local import BATCH
+from runner.command import BATCH
 from runner.record_format import COMPLETION_FIELDS as RECORD_FIELDS
 from runner.record_format import parse
 from runner.records import Records
