@@ -130,6 +130,13 @@ def shard(name: str, value: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def cluster(name: str, value: object) -> str:
+    """Return the address of a cluster: local, auto or HOST:PORT."""
+    if not re.fullmatch(r"local|auto|[^\s:/]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}", str(value)):
+        raise ValueError(f"{name} is {shown(value)}; it must be local, auto or HOST:PORT, as in 10.0.0.5:6379")
+    return str(value)
+
+
 def path(name: str, value: object) -> str:
     """Return a name of a file or a folder. It need not exist."""
     try:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import sampling
-from cli.checks import one_of, path, several, shard, switch, unchecked, whole
+from cli.checks import cluster, one_of, path, several, shard, switch, unchecked, whole
 from cli.flags import FLAGS, PENALTY_FLAGS, PROMPT_FLAGS, STRATEGY_FLAGS, Flag, without
 
 MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
@@ -45,6 +45,18 @@ BATCH_FLAGS = {
         "N",
         is_value=True,
     ),
+    "cluster": Flag(
+        None,
+        cluster,
+        "run",
+        'complete the rows on a Ray cluster (pip install "ray>=2.50"): local starts one on this machine, auto uses the '
+        "one that this machine belongs to",
+        "local|auto|HOST:PORT",
+    ),
+    "workers": Flag(
+        None, whole(1), "run", "--cluster: use N workers; by default as many as there are CPUs for", "N", is_value=True
+    ),
+    "worker_cpus": Flag(None, whole(1), "run", "--cluster: CPUs of a worker (default 1)", "N", is_value=True),
     "format": Flag(
         None,
         one_of("txt", "jsonl", "json", "csv", "tsv"),

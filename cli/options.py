@@ -23,6 +23,9 @@ class Options:
     values: Mapping[str, object]
     given: tuple[str, ...]
 
+    def __reduce__(self):  # a read-only mapping cannot be pickled
+        return read_only, (dict(self.values), self.given)
+
     def __getattr__(self, name):
         values = self.__dict__.get("values", {})  # not set yet while a copy is made
         if name not in values:
@@ -51,6 +54,10 @@ class Options:
         return self.values["keep"] if self.values.get("context") == "slide" else None
 
 
+def read_only(values: dict[str, object], given: tuple[str, ...]) -> Options:
+    return Options(MappingProxyType(values), given)
+
+
 def check_options(asked: Mapping[str, object], table: Mapping[str, Flag] = FLAGS) -> Options:
     """Return the options: `asked` and the defaults of the other flags. Raise ValueError for an invalid combination."""
     options = check_each(asked, table)
@@ -67,7 +74,7 @@ def check_each(asked: Mapping[str, object], table: Mapping[str, Flag]) -> Option
         name: plain(flag.check(name, given[name])) if name in given else default_of(name, flag)
         for name, flag in table.items()
     }
-    return Options(MappingProxyType(values), tuple(given))
+    return read_only(values, tuple(given))
 
 
 def plain(value: object) -> object:

@@ -27,7 +27,7 @@ from cli.options import Options
 from cli.output import is_file
 from cli.request import draw_seed, find_model
 from cli.suggestions import with_suggestions
-from runner import local
+from runner import cluster, local, ray_session
 from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
 from runner.record_format import Identity, check_unchanged, quoted
 from runner.records import Records, SortedRecords
@@ -108,11 +108,14 @@ def sort_only(prompts, path):
 
 def run_rows(prompts, options):
     """Complete the rows that no earlier run has finished. The model is loaded only if there are any."""
+    check_cluster(options)
     format = find_format(prompts, options.format)
     source = source_of(options)
     path = find_model(options)
     options = with_suggestions(options, path)
     with contextlib.ExitStack() as stack:
+        if options.cluster:
+            stack.enter_context(ray_session.without_foreign_output())
         file = stack.enter_context(open_prompts(prompts))
         check_output(file, options.output)
         records = stack.enter_context(contextlib.closing(Records(options.output, options.overwrite)))
@@ -122,11 +125,23 @@ def run_rows(prompts, options):
             model = Identity(hub.name_of(path), fingerprint(path))
             requests = unfinished(read_rows(file, format, source), options, seed, model, run)
             first = next(requests, None)  # the finished rows before it have been checked by now
-            if first:
-                local.complete_here(itertools.chain([first], requests), path, options, seed, run)
+            requests = itertools.chain([first], requests)
+            if first and options.cluster:
+                cluster.complete_on_cluster(requests, path, options, seed, model, run)
+            elif first:
+                local.complete_here(requests, path, options, seed, run)
         run.report()
     if options.sort and records.path is not None:
         SortedRecords(options.output).close()  # the run is complete, and its file is closed
+
+
+def check_cluster(options):
+    """Raise ValueError for settings of a cluster without one, RuntimeError if the package Ray is missing."""
+    for name in ("workers", "worker_cpus"):
+        if options.values[name] is not None and not options.cluster:
+            raise ValueError(f"--{name} has no effect without --cluster: add --cluster local, or remove it")
+    if options.cluster:
+        ray_session.import_ray()
 
 
 def check_output(file, output):

@@ -131,9 +131,12 @@ def engine_failures(n_slots: int) -> Iterator[None]:
 # ---- memory ----------------------------------------------------------------------------------------------------
 
 
-def default_batch_size(hparams: dict) -> tuple[int, int]:
-    """Return the number of slots that fit in half of the free memory, at most MAX_BATCH_SIZE, and the bytes of one."""
+def default_batch_size(hparams: dict, n_processes: int = 1) -> tuple[int, int]:
+    """Return the number of slots that fit in half of the free memory, at most MAX_BATCH_SIZE, and the bytes of one.
+
+    n_processes: how many such processes share the memory.
+    """
     n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
     bytes_per_slot = 4 * n_floats
-    n_slots = free_memory() // 2 // bytes_per_slot
+    n_slots = free_memory() // 2 // bytes_per_slot // n_processes
     return max(1, min(MAX_BATCH_SIZE, n_slots)), bytes_per_slot

@@ -38,6 +38,7 @@ class Run:
         self.n_first_failed = 0  # of the first N_FIRST_ROWS rows
         self.n_samples = 0
         self.n_tokens = 0
+        self.remark = ""  # at the end of the progress
 
     def begin(self, remark: str) -> None:
         """Start to measure the time, and log a remark about how rows are completed."""
@@ -93,8 +94,16 @@ class Run:
         self.n_samples += len(outcome.records)
         self.n_tokens += outcome.n_tokens
         self.clock.tick([])
-        self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s", refresh=False)
+        self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s{self.remark}", refresh=False)
         self.bar.update()
+
+    def progress(self) -> str:
+        """Return a line about the rows so far."""
+        self.clock.tick([])
+        return (
+            f"{counted(self.n_done, 'row')} finished, {counted(self.n_failed, 'error')}, "
+            f"{self.n_tokens / self.clock.seconds:.1f} tokens/s{self.remark}"
+        )
 
     def summary(self, n_before: int) -> str:
         """Return a line with the totals. n_before: rows that an earlier run has finished."""
