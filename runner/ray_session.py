@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ log = logging.getLogger("picogpt")
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("checkpoints", "cli", "engine", "runner")  # with the modules beside them, all that a worker imports
 LOCAL = "local"
+SECONDS_TO_CONNECT = 10
 INSTALL = 'pip install "ray>=2.50"'
 
 
@@ -43,6 +45,7 @@ def session(address: str, worker_cpus: int, n_workers: int | None) -> Iterator[A
     Raise RuntimeError if that fails.
     """
     ray = import_ray()
+    check_address(address)
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     settings = {"log_to_driver": False, "logging_level": "CRITICAL", "address": address}
     if address == LOCAL:
@@ -53,6 +56,8 @@ def session(address: str, worker_cpus: int, n_workers: int | None) -> Iterator[A
         environment = {"working_dir": folder, "env_vars": dict.fromkeys(CHOSEN, str(worker_cpus))}
         try:
             ray.init(**settings, runtime_env=environment)
+        except ConnectionError as error:
+            raise RuntimeError(unconnected(address, reason_of(error).split(". ")[0])) from error
         except Exception as error:
             raise RuntimeError(f"cannot use the Ray cluster {address}: {reason_of(error)}") from error
         finally:
@@ -60,8 +65,31 @@ def session(address: str, worker_cpus: int, n_workers: int | None) -> Iterator[A
                 signal.signal(signum, handler)
     try:
         yield ray
+    except (SystemError, ray.exceptions.RayError) as error:
+        lost = f"the connection to the Ray cluster {address} was lost ({reason_of(error)})"
+        raise RuntimeError(f"{lost}; the same command continues with the other rows") from error
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise RuntimeError if nothing answers at HOST:PORT: Ray would wait for a minute."""
+    host, _, port = address.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "no answer"
+        raise RuntimeError(unconnected(address, reason)) from error
+
+
+def unconnected(address, reason):
+    """Return the message of a connection that failed."""
+    return (
+        f"cannot connect to the Ray cluster {address} ({reason}): start one by ray start --head, join one by ray start "
+        "--address HOST:PORT, or use --cluster local; all machines of a cluster need the same authentication token"
+    )
 
 
 def copy_modules(folder: Path) -> None:

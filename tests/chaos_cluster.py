@@ -100,9 +100,8 @@ class Cluster:
         return True
 
     def workers(self):
-        raylets = {
-            process.process.pid for node in self.cluster.list_all_nodes for process in node.all_processes["raylet"]
-        }
+        nodes = self.cluster.list_all_nodes()
+        raylets = {raylet.process.pid for node in nodes for raylet in node.all_processes["raylet"]}
         for entry in Path("/proc").iterdir():
             try:
                 name = (entry / "cmdline").read_bytes()
@@ -179,7 +178,7 @@ def attack(asked):
         write_prompts(prompts, asked.rows, rng)
         words = [prompts, "--model_size", "tiny", "--seed", 5, "--batch_size", asked.batch_size]
         alone = folder / "alone.jsonl"
-        code = start_driver([*words, "--output", alone], folder).wait()
+        code = start_driver([*words, "--output", alone, "--threads", 1], folder).wait()  # as many as a worker
         expected = records_of(alone)
         cluster = Cluster(rng)
         try:
