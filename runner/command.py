@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from checkpoints import files, hub
 from checkpoints.fingerprint import fingerprint
@@ -28,7 +29,7 @@ from cli.output import is_file
 from cli.request import draw_seed, find_model
 from cli.suggestions import with_suggestions
 from runner import cluster, local, ray_session
-from runner.prompts import Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
+from runner.prompts import TABLES, UNPACK, Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
 from runner.record_format import Identity, check_unchanged, quoted
 from runner.records import Records, SortedRecords
 from runner.run import Run
@@ -145,7 +146,9 @@ def check_cluster(options):
 
 
 def check_output(file, output):
-    """Raise ValueError if the output would overwrite the open file of prompts."""
+    """Raise ValueError if the output would overwrite the open file of prompts, or its name promises another format."""
+    if output and Path(output).suffix.lower() in (".csv", ".tsv", *UNPACK, *TABLES):
+        raise ValueError(f"{quoted(output)} would hold lines of JSON: name a file that ends in .jsonl or .jsonl.gz")
     with contextlib.suppress(OSError):
         there = os.stat(files.expand(output or "-"))
         if stat.S_ISREG(there.st_mode) and os.path.samestat(there, os.fstat(file.fileno())):

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -30,6 +31,7 @@ def bounded_lines(file: IO, ends: bytes | str | tuple = b"\n") -> Iterator[bytes
     ends: what a line ends with. Raise OSError if the file cannot be read further.
     """
     number = 1
+    place = "cannot read the prompts after line"
     try:
         while line := file.readline(MAX_ROW + 1):
             if len(line) <= MAX_ROW:
@@ -39,7 +41,12 @@ def bounded_lines(file: IO, ends: bytes | str | tuple = b"\n") -> Iterator[bytes
                 yield None
             number += 1
     except OSError as error:
-        raise OSError(f"cannot read the prompts after line {number - 1}: {error.strerror}") from error
+        reason = error.strerror or "they are not in gzip's format"
+        raise OSError(f"{place} {number - 1}: {reason}") from error
+    except (EOFError, zlib.error) as error:
+        raise OSError(
+            f"cannot read the prompts after line {number - 1}: the gzip file is damaged or cut off"
+        ) from error
 
 
 def skip_line(file, line, ends, number):

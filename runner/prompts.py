@@ -7,9 +7,11 @@ A row that cannot be read becomes a Row with an error; the other rows are not af
 
 import difflib
 import functools
+import gzip
 import itertools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ NOT_PER_ROW = ("model_size", "models_dir", "offline")  # they belong to the run
 KNOWN_FIELDS = {PROMPT, OPTIONS, *ROW_SETTINGS, "model", "format", "error"}
 CLOSE = 0.8  # similarity of two names
 ANY_ROW = Source()
+GZIP = ".gz"  # the end of the name of a compressed file
 BOM = b"\xef\xbb\xbf"  # the mark at the beginning of some files in UTF-8
 # Flags that do not change a text.
 RUN_FLAGS = tuple(name for name, flag in BATCH_FLAGS.items() if flag.group in ("run", "process"))
@@ -142,6 +145,8 @@ def further_settings(row):
 SUFFIXES = {".txt": "txt", ".text": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
 SUFFIXES |= {".csv": "csv", ".tsv": "tsv"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}  # formats of tables
+UNPACK = {".bz2": "bzip2 -dc", ".xz": "xz -dc", ".zst": "zstd -dc", ".zip": "unzip -p", ".lz4": "lz4 -dc"}
+TABLES = (".parquet", ".arrow", ".feather", ".xlsx", ".xls", ".ods")
 
 # ---- the file of prompts ---------------------------------------------------------------------------------------
 
@@ -151,15 +156,29 @@ def find_format(path: str, asked: str | None) -> str | None:
 
     Raise ValueError for another name, or if there is no such file.
     """
-    found = asked or SUFFIXES.get(Path(path).suffix.lower())
+    place = Path(files.expand(path))
+    exists = os.path.exists(place)
+    if exists and (remedy := remedy_for(path)):
+        raise ValueError(f"batch.py does not read '{abbreviated(path)}': {remedy}")
+    name = Path(path.lower()).name.removesuffix(GZIP)
+    found = asked or SUFFIXES.get(Path(name).suffix)
     if found is not None or path == "-":
         return found
-    place = Path(files.expand(path))
-    if not os.path.exists(place):
+    if not exists:
         raise ValueError(f"there is no file '{abbreviated(path)}'; batch.py reads a file of prompts{hint_of(path)}")
     if place.is_file():
         formats = " or ".join([*FORMATS, *DELIMITERS])
         raise ValueError(f"the name of '{abbreviated(path)}' does not tell its format: add --format {formats}")
+    return None
+
+
+def remedy_for(path: str) -> str | None:
+    """Return how a file of a format that is not read becomes one that is, None for other endings."""
+    suffix = Path(path).suffix.lower()
+    if suffix in UNPACK:
+        return f"unpack it first, as in {UNPACK[suffix]} {shlex.quote(abbreviated(path))} | python batch.py -"
+    if suffix in TABLES:
+        return "write its rows as .jsonl or .csv, with pandas: .to_json('rows.jsonl', orient='records', lines=True)"
     return None
 
 
@@ -175,7 +194,8 @@ def open_prompts(path: str) -> BinaryIO:
             raise ValueError("stdin is closed: name a file of prompts, or pipe prompts into the command")
         return sys.stdin.buffer
     try:
-        return open(files.expand(path), "rb")
+        open_file = gzip.open if path.lower().endswith(GZIP) else open
+        return open_file(files.expand(path), "rb")
     except OSError as error:
         raise ValueError(f"cannot read prompts from '{abbreviated(path)}': {error.strerror}") from error
 

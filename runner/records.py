@@ -7,6 +7,7 @@ exists continues it: `Records` finds the finished rows and removes failed and in
 import contextlib
 import errno
 import functools
+import io
 import itertools
 import os
 import shlex
@@ -20,11 +21,13 @@ from typing import BinaryIO
 from checkpoints import files
 from checkpoints.messages import abbreviated
 from cli import output
+from runner.gzip_members import SUFFIX, Members, compress
 from runner.record_format import is_blank, is_certain, is_finished, is_torn, parse, quoted
 from runner.signals import delayed_signals
 
 MAX_RECORDS = 2**28  # bytes of the records of a row, and of a line of the output
 MAX_STRANGE = 100  # lines that are not records; after them, the rest of the file is not read
+LONGEST_MEMBER = 2**20  # bytes of text in a member of a gzip file; a row in a longer one is found slowly
 MAX_LISTED = 20  # numbers of such lines in a message
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ATTEMPTS = 20  # to open a file that other runs are replacing
@@ -41,6 +44,8 @@ class Records:
 
     def __init__(self, path: str | Path | None, overwrite: bool = False):
         self.path = None if path in (None, "-") else Path(files.expand(path))
+        self.is_gzip = self.path is not None and self.path.suffix == SUFFIX
+        self.members = None  # of a gzip file
         self.file = None
         self.reader = None  # None unless the output is a regular file
         self.size = 0  # of the records in it
@@ -75,11 +80,12 @@ class Records:
         if strange:
             raise ValueError(self.refusal(strange))
         end = spans[0][1] if spans else 0
-        if spans in ([], [(0, end)]):
-            self.file.truncate(end)
-            self.size = end
-        else:
+        place = self.place_of(end) if spans in ([], [(0, end)]) else None
+        if place is None:
             self.rewrite(spans)
+        else:
+            self.file.truncate(place)
+            self.size = place
 
     def open_locked(self):
         """Open the file. If it is regular, lock it and open it for reading too.
@@ -98,9 +104,18 @@ class Records:
             self.reader = open_or_none(self.path)
             if self.reader and os.path.samestat(os.fstat(self.reader.fileno()), os.fstat(self.file.fileno())):
                 files.check_replaceable(self.path, status)
+                if self.is_gzip:
+                    self.members = Members(self.reader)
+                    self.reader = io.BufferedReader(self.members)
                 return
             self.close()
         raise ValueError(f"other programs keep replacing {quoted(self.path)}: name another --output")
+
+    def place_of(self, position):
+        """Return where a position of the text is in the file; None if the file must be written again to end there."""
+        if not self.is_gzip:
+            return position
+        return self.members.place_of(position) if self.members.longest <= LONGEST_MEMBER else None
 
     def find_finished(self, strange):
         """Yield (start, stop), in bytes, of each finished row, and note its position. strange: as in read_records."""
@@ -118,6 +133,7 @@ class Records:
         self.reader.seek(0)
         n_torn = 0  # of these, torn ones after the last record
         first = None  # the line of the first record
+        places = []  # of the lines in `strange`
         is_ours = False
         for number, start, line in numbered_lines(self.reader):
             record = parse(line) if line.endswith(b"\n") else None
@@ -128,13 +144,18 @@ class Records:
                 yield start, start + len(line), record
             elif not is_blank(line) or (b"\0" in line and not is_ours):
                 strange.append(number)
+                places.append(start)
                 n_torn += is_torn(line, is_first=not is_ours)
             if len(strange) > max(n_torn, MAX_STRANGE):
                 break
         if first and not is_ours:
             strange.insert(0, first)
-        if len(strange) == n_torn:
+        if len(strange) == max(n_torn, self.n_behind_last_member(places)):
             strange.clear()
+
+    def n_behind_last_member(self, places):
+        """Return how many places are behind the last whole member of a gzip file, where the text may be garbage."""
+        return sum(place >= self.members.texts[-1] for place in places) if self.members else 0
 
     def refusal(self, strange):
         """Return a message about the lines with these numbers, which are not records."""
@@ -158,7 +179,7 @@ class Records:
             for start, stop in spans:
                 self.reader.seek(start)
                 while size := min(stop - self.reader.tell(), files.CHUNK):
-                    new.write(self.reader.read(size))
+                    new.write(self.packed(self.reader.read(size)))
         self.close()
         self.offsets = Offsets()
         self.n_finished = 0
@@ -198,7 +219,10 @@ class Records:
             if self.path is None:
                 output.write(text)
             else:
-                self.append(text.encode("utf-8", "backslashreplace"))
+                self.append(self.packed(text.encode("utf-8", "backslashreplace")))
+
+    def packed(self, data):
+        return compress(data) if self.is_gzip else data
 
     def append(self, data):
         """Write bytes to the file, all or none if it is regular."""
