@@ -203,7 +203,7 @@ class Crew:
         self.run.remark = f", {n_ready} worker{'s' * (n_ready != 1)}"
         if time.monotonic() >= self.next_line and not sys.stderr.isatty():
             self.next_line += SECONDS_PER_LINE
-            log.warning(self.run.progress())
+            log.warning(self.run.line())
 
 
 class Ahead:

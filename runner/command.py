@@ -29,7 +29,8 @@ from cli.output import is_file
 from cli.request import draw_seed, find_model
 from cli.suggestions import with_suggestions
 from runner import cluster, local, ray_session
-from runner.prompts import TABLES, UNPACK, Request, Row, count_rows, find_format, make_request, open_prompts, read_rows
+from runner.progress import Progress, measure, tokens_of
+from runner.prompts import TABLES, UNPACK, Request, Row, find_format, make_request, open_prompts, read_rows
 from runner.record_format import Identity, check_unchanged, quoted
 from runner.records import Records, SortedRecords
 from runner.run import Run
@@ -121,8 +122,8 @@ def run_rows(prompts, options):
         check_output(file, options.output)
         records = stack.enter_context(contextlib.closing(Records(options.output, options.overwrite)))
         seed = choose_seed(options, records)
-        run = Run(records, progress_bar(prompts, format, source, records, options))
-        with run.bar:
+        run = Run(records, new_progress(prompts, format, source, records, options))
+        with contextlib.closing(run.progress):
             model = Identity(hub.name_of(path), fingerprint(path))
             requests = unfinished(read_rows(file, format, source), options, seed, model, run)
             first = next(requests, None)  # the finished rows before it have been checked by now
@@ -162,19 +163,11 @@ def choose_seed(options, records):
     return draw_seed() if records.seed is None else records.seed
 
 
-def progress_bar(prompts, format, source, records, options):
-    """Return a progress bar of rows, which a terminal shows if the records go to a file."""
-    from tqdm import tqdm
-
+def new_progress(prompts, format, source, records, options):
+    """Return a progress bar, which a terminal shows if the records go to a file."""
     is_shown = sys.stderr.isatty() and not options.quiet and (records.path is not None or is_file(sys.stdout))
-    n_rows = count_rows(prompts, format, source) if is_shown else None
-    return tqdm(
-        desc="rows",
-        total=n_rows,
-        unit=" rows",
-        disable=not is_shown,
-        initial=records.n_finished,
-    )
+    work = measure(prompts, format, source, options) if is_shown else None
+    return Progress(work, tokens_of(options.n_tokens_to_generate, options.num_samples), is_shown)
 
 
 # ---- rows to complete ------------------------------------------------------------------------------------------
@@ -185,7 +178,9 @@ def unfinished(rows: Iterable[Row], options: Options, seed: int, model: Identity
     for row in rows:
         record = run.records.find(row.number)
         if record:
-            check_unchanged(make_finished_request(row, options, seed, run), record, model, run.records.path)
+            request = make_finished_request(row, options, seed, run)
+            check_unchanged(request, record, model, run.records.path)
+            run.progress.skip(request)
         elif request := run.attempt(row, make_request, row, options, seed):
             yield request
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cli.command import DEBUG
 from cli.messages import describe
 from cli.output import Clock
+from runner.progress import Progress, counted
 from runner.prompts import Request, Row
 from runner.record_format import make_error_record, quoted
 from runner.records import Records
@@ -29,9 +30,9 @@ class Outcome:
 class Run:
     """A run in progress: where it writes, its progress bar and its totals."""
 
-    def __init__(self, records: Records, bar):
+    def __init__(self, records: Records, progress: Progress):
         self.records = records
-        self.bar = bar
+        self.progress = progress
         self.clock = Clock()
         self.n_done = 0
         self.n_failed = 0
@@ -42,7 +43,7 @@ class Run:
 
     def begin(self, remark: str) -> None:
         """Start to measure the time, and log a remark about how rows are completed."""
-        self.bar.clear()
+        self.progress.clear()
         log.info(remark)
         self.clock = Clock()
 
@@ -70,7 +71,7 @@ class Run:
             self.records.write([make_error_record(row, message, is_whole=False)])
         self.n_failed += 1
         self.n_first_failed += row.number < N_FIRST_ROWS
-        self.bar.update()
+        self.progress.advance(None, self.speed())
         if self.n_first_failed == N_FIRST_ROWS and not self.n_done:
             raise RuntimeError(
                 f"the first {N_FIRST_ROWS} rows all failed, the last one because {message}. Correct the prompts or the "
@@ -82,32 +83,31 @@ class Run:
         if outcome.error is not None:
             self.fail(request.row, outcome.error)
         elif self.attempt(request.row, self.write, outcome.records):
-            self.count(outcome)
+            self.count(request, outcome)
 
     def write(self, records):
         self.records.write(records)
         return True
 
-    def count(self, outcome):
+    def count(self, request, outcome):
         """Add a finished row to the totals."""
         self.n_done += 1
         self.n_samples += len(outcome.records)
         self.n_tokens += outcome.n_tokens
-        self.clock.tick([])
-        self.bar.set_postfix_str(f"{self.n_tokens / self.clock.seconds:.1f} tokens/s{self.remark}", refresh=False)
-        self.bar.update()
+        self.progress.advance(request, self.speed())
 
-    def progress(self) -> str:
-        """Return a line about the rows so far."""
+    def speed(self):
+        """Return the tokens per second and the remark, for a line of progress."""
         self.clock.tick([])
-        return (
-            f"{counted(self.n_done, 'row')} finished, {counted(self.n_failed, 'error')}, "
-            f"{self.n_tokens / self.clock.seconds:.1f} tokens/s{self.remark}"
-        )
+        return f"{self.n_tokens / self.clock.seconds:,.1f} tokens/s{self.remark}"
+
+    def line(self) -> str:
+        """Return a line about the rows so far, for a log."""
+        return f"{counted(self.n_done, 'row')} finished, {counted(self.n_failed, 'error')}, {self.speed()}"
 
     def summary(self, n_before: int) -> str:
         """Return a line with the totals. n_before: rows that an earlier run has finished."""
-        before = f" ({n_before} more by earlier runs)" if n_before else ""
+        before = f" ({n_before:,} more by earlier runs)" if n_before else ""
         place = "stdout" if self.records.path is None else quoted(self.records.path)
         if not self.n_done and not self.n_failed:
             return f"nothing to do: {counted(n_before, 'row')} finished by earlier runs; records in {place}"
@@ -115,7 +115,7 @@ class Run:
         return (
             f"{counted(self.n_done, 'row')} finished{before}, {counted(self.n_failed, 'error')}: "
             f"{counted(self.n_samples, 'sample')}, {counted(self.n_tokens, 'token')} in {seconds:.1f} s "
-            f"({self.n_tokens / seconds:.1f} tokens/s); records in {place}"
+            f"({self.n_tokens / seconds:,.1f} tokens/s); records in {place}"
         )
 
     def report(self) -> None:
@@ -125,15 +125,6 @@ class Run:
         log.warning(self.summary(n_before))  # logs have this line too
         if self.n_failed:
             raise RuntimeError(
-                f'{self.n_failed} of {counted(self.n_failed + self.n_done + n_before, "row")} failed; see "error" in '
+                f'{self.n_failed:,} of {counted(self.n_failed + self.n_done + n_before, "row")} failed; see "error" in '
                 "the records. Fix the rows and run the same command again: only failed rows are retried"
             )
-
-
-def counted(n: int, noun: str) -> str:
-    """Return a number and its noun.
-
-    >>> counted(1, "row"), counted(1200, "row")
-    ('1 row', '1,200 rows')
-    """
-    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -258,7 +258,7 @@ class Attacks:
         text = log.read_text(encoding="utf-8")
         if code == 1 and ROWS_FAILED in text:
             code = 0
-        if code not in (0, *SIGNALS[signum]) or ("Traceback" in text and code != -2):
+        if code not in (0, -2, *SIGNALS[signum]) or ("Traceback" in text and code != -2):
             raise Violation(f"exit code {code} after {signum}: {text}")
         return code
 

@@ -119,7 +119,7 @@ class FakeRun:
         assert request.row.number not in self.outcomes, "a row is there twice"
         self.outcomes[request.row.number] = outcome
 
-    def progress(self):
+    def line(self):
         return f"{len(self.outcomes)} rows{self.remark}"
 
 
