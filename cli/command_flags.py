@@ -49,9 +49,9 @@ BATCH_FLAGS = {
         None,
         cluster,
         "run",
-        'complete the rows on a Ray cluster (pip install "ray>=2.50"): local starts one on this machine, auto uses the '
-        "one that this machine belongs to",
-        "local|auto|HOST:PORT",
+        'complete the rows on a Ray cluster (pip install "ray>=2.50"): local, one that starts on this machine; auto, the '
+        "one this machine belongs to; or HOST:PORT",
+        "ADDRESS",
     ),
     "workers": Flag(
         None, whole(1), "run", "--cluster: use N workers; by default as many as there are CPUs for", "N", is_value=True

@@ -50,6 +50,7 @@ BATCH = Command(
         | .jsonl  one JSON object per line: {{"prompt": "Once upon a time"}}
         | .json   a JSON array of such objects
         | .csv    a table with a column named prompt; .tsv: with tabs
+        | .gz     any of these, compressed, as in prompts.jsonl.gz
 
         The output is one JSON object per sample: the fields of gpt2.py --json, and row, the number of the row from 0.
         Rows are written in the order in which they are finished. A row that fails is written with its line and an

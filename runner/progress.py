@@ -59,7 +59,7 @@ class Progress:
         self.work = work
         self.usual = usual
         self.n_rows = 0
-        times = "[{elapsed}<{remaining}, {postfix}]" if work else "[{elapsed}, {postfix}]"
+        times = "[{elapsed}<{remaining}{postfix}]" if work else "[{elapsed}{postfix}]"
         self.bar = tqdm(
             total=work.n_tokens if work else None,
             bar_format=("{desc} {percentage:3.0f}%|{bar}| " if work else "{desc} ") + times,

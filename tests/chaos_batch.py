@@ -294,6 +294,8 @@ class Attacks:
         """Delete, truncate or replace the output during a run. It must notice, unless it was complete."""
         run = self.start()
         self.pause(run)
+        if run.has_ended():
+            return self.end(run, (0, 1))
         os.kill(run.pid, signal.SIGSTOP)
         is_open = not run.has_ended() and self.out.exists()
         before = self.out.stat() if is_open else None

@@ -5,7 +5,6 @@
 Linux only. It needs the program unshare (util-linux), and the permission to use it.
 """
 
-import fcntl
 import os
 import shutil
 import socket
@@ -32,6 +31,8 @@ def is_available() -> bool:
 
 def main():
     """Switch the loopback device on and become the command."""
+    import fcntl  # Windows has none
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -69,7 +69,7 @@ RUN = [block for block in BLOCKS if block.language == "sh" and not block.reason]
 LINES = [line for block in RUN for line in block.lines if SCRIPT.search(line)]
 LINES += [line for _, command in COMMANDS.values() for line in command.examples]
 WITH_OUTPUT = [block for block in RUN if block.output]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.reason]
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
