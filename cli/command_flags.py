@@ -49,8 +49,8 @@ BATCH_FLAGS = {
         None,
         cluster,
         "run",
-        'complete the rows on a Ray cluster (pip install "ray>=2.50"): local, one that starts on this machine; auto, the '
-        "one this machine belongs to; or HOST:PORT",
+        'complete the rows on a Ray cluster (pip install "ray>=2.50"): local, a new one on this machine; auto, the one '
+        "this machine belongs to; or HOST:PORT",
         "ADDRESS",
     ),
     "workers": Flag(
