@@ -65,18 +65,18 @@ def complete_on_cluster(
     cpus = options.worker_cpus or 1
     with session(options.cluster, cpus, options.workers) as ray:
         plan = Plan(identity, path.resolve(), options, cpus)
-        run.begin(f"seed {seed}; rows are completed on the Ray cluster {options.cluster}")
-        crew = Crew(ray, plan, run)
+        crew = Crew(ray, plan, run, f"seed {seed}; rows are completed on the Ray cluster {options.cluster}")
         crew.complete(requests)
 
 
 class Crew:
-    """The workers of a run, and the chunks that wait for one."""
+    """The workers of a run, and the chunks that wait for one. remark: logged when the first worker is ready."""
 
-    def __init__(self, ray: Any, plan: Plan, run: Run):
+    def __init__(self, ray: Any, plan: Plan, run: Run, remark: str):
         self.ray = ray
         self.plan = plan
         self.run = run
+        self.remark = remark
         self.members = []
         self.lost = deque()  # chunks
         self.model = None  # the reference to the model, when a worker has asked for it
@@ -175,6 +175,9 @@ class Crew:
         elif answer is None:
             member.starting = member.actor.start.remote(self.put_model())
         else:
+            if self.remark:
+                self.run.begin(self.remark)
+                self.remark = ""
             member.n_slots = answer
             self.n_failed_starts = 0
 

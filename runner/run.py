@@ -42,7 +42,7 @@ class Run:
         self.remark = ""  # at the end of the progress
 
     def begin(self, remark: str) -> None:
-        """Start to measure the time, and log a remark about how rows are completed."""
+        """Log a remark about how rows are completed, and start to measure the time, without that of loading."""
         self.progress.clear()
         log.info(remark)
         self.clock = Clock()

@@ -119,6 +119,9 @@ class FakeRun:
         assert request.row.number not in self.outcomes, "a row is there twice"
         self.outcomes[request.row.number] = outcome
 
+    def begin(self, remark):
+        assert remark == "remark" and not self.outcomes
+
     def line(self):
         return f"{len(self.outcomes)} rows{self.remark}"
 
@@ -130,7 +133,7 @@ def answer_to(requests):
 def complete(ray, some, **options):
     """Complete requests by simulated workers; return the run and the crew."""
     run = FakeRun()
-    crew = Crew(ray, Plan(Identity("tiny", "f"), TINY, check_options(options, BATCH_FLAGS), 1), run)
+    crew = Crew(ray, Plan(Identity("tiny", "f"), TINY, check_options(options, BATCH_FLAGS), 1), run, "remark")
     crew.complete(some)
     return run, crew
 
@@ -169,7 +172,7 @@ def test_rows_are_read_only_a_few_chunks_before_they_are_completed():
             assert n_read - len(run.outcomes) <= n_slots * n_workers * (CHUNKS_IN_FLIGHT + 1) + 1
             yield one
 
-    crew = Crew(Ray(working, cpus=n_workers), Plan(Identity("tiny", "f"), TINY, OPTIONS, 1), run)
+    crew = Crew(Ray(working, cpus=n_workers), Plan(Identity("tiny", "f"), TINY, OPTIONS, 1), run, "remark")
     crew.complete(reading())
     assert len(run.outcomes) == n_read == 200
 
