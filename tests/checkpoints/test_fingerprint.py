@@ -57,7 +57,7 @@ def test_the_weights_of_an_openai_checkpoint_are_not_read(copy, monkeypatch):
 
 def test_notes_and_readmes_do_not_change_it_but_the_vocabulary_and_the_index_do(copy):
     for name in ("model.ckpt.verified", "README.md", "train.py"):
-        (copy / name).unlink()
+        (copy / name).unlink(missing_ok=True)  # the first exists after the first load
     assert fingerprint(copy) == fingerprint(TINY)
     found = {fingerprint(copy)}
     change_json(copy / "hparams.json", n_head=1)
