@@ -238,6 +238,9 @@ class Records:
             if not isinstance(error, OSError):
                 raise
             raise OSError(f"cannot write to {quoted(self.path)}: {error.strerror}{self.remedy(error)}") from error
+        if self.reader and self.file.tell() != self.size + len(data):  # the file was changed after the check
+            self.file.truncate(self.file.tell() - len(data))  # a record must not follow a torn one
+            self.check()
         self.size += len(data)
 
     def remedy(self, error):

@@ -131,6 +131,29 @@ def test_an_output_that_is_truncated_during_a_run_is_an_error(run, files, after_
     assert run(prompts, "--output", out, *ARGS) == (0, "", "")
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_a_row_is_not_left_behind_a_record_that_was_torn_between_the_check_and_the_write(
+    run, files, tmp_path, monkeypatch, name
+):
+    prompts, _ = files
+    out = tmp_path / name
+    check = records.Records.check
+    sizes = []
+
+    def tearing(self):
+        check(self)
+        sizes.append(self.size)
+        if len(sizes) == 3:
+            os.truncate(out, self.size - 5)
+
+    monkeypatch.setattr(records.Records, "check", tearing)
+    code, _, err = run(prompts, "--output", out, *ARGS)
+    assert code == 1 and "another program changed it" in err
+    assert out.stat().st_size == sizes[2] - 5
+    monkeypatch.undo()
+    assert run(prompts, "--output", out, *ARGS) == (0, "", "")
+
+
 def test_rows_go_to_the_file_that_has_the_name_after_the_lock(run, files, monkeypatch):
     prompts, out = files
     run(prompts, "--output", out, *ARGS)
