@@ -75,7 +75,15 @@ EXPLORE_FLAGS = {
     "special": FLAGS["special"],
     **{name: FLAGS[name] for name in PROMPT_FLAGS},
     "seed": FLAGS["seed"],
-    "steps": Flag(1, whole(1), "view", "next, plot --heatmap: show N tokens, one after another", "N", is_value=True),
+    "steps": Flag(
+        1,
+        whole(1),
+        "view",
+        "next, plot --heatmap: show N tokens, one after another; page: append N tokens, or record N steps of a large "
+        "model (default 40)",
+        "N",
+        is_value=True,
+    ),
     "rows": Flag(
         None,
         whole(1),
@@ -87,6 +95,7 @@ EXPLORE_FLAGS = {
         is_value=True,
     ),
     "heatmap": Flag(False, switch, "view", "plot: draw the likeliest tokens at each of --steps positions"),
+    "lesson": Flag(False, switch, "view", "page: begin with a lesson of one sentence per step"),
     "num_samples": replace(FLAGS["num_samples"], group="view", help="sweep: texts per setting"),
     "n_tokens_to_generate": replace(
         FLAGS["n_tokens_to_generate"], group="view", help="sweep: at most N new tokens per text"
@@ -104,7 +113,8 @@ EXPLORE_FLAGS = {
         None,
         path,
         "view",
-        "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file",
+        "plot: a .png, .svg or .pdf file (pip install matplotlib); sweep: a .md, .csv or .json file; page: "
+        "an .html file",
         "FILE",
     ),
     "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),

@@ -16,7 +16,7 @@ from cli.command_flags import N_ROWS
 from cli.options import Options
 from engine.batching import generate_samples
 from utils import Model
-from views import screen, settings
+from views import screen, settings, writing
 
 MAX_TOKEN_WIDTH = 16  # columns
 MAX_BAR_WIDTH = 60
@@ -315,3 +315,20 @@ def columns_of(record):
     drawn_with = column("drawn_with", screen.decimal)
     is_removed = [row["removed_by"] is not None for row in record["tokens"]]
     yield "drawn", ["" if removed else p for p, removed in zip(drawn_with, is_removed, strict=True)]
+
+
+# ---- the view ----------------------------------------------------------------------------------------------------
+
+
+def show_next(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
+    """Print how each token is chosen, and at the end the text; or a JSON object per token."""
+    (setting,) = settings.grid(options)
+    shown = list(ids)
+    for record in trace(model, ids, setting, options, seed):
+        shown.append(record["draw"]["id"])
+        if options.json:
+            writing.write_json({"model": model.name, **record})
+        else:
+            writing.write_lines([*render(record, model.name, screen.width()), ""])
+    if options.steps > 1 and not options.json:
+        writing.write_lines(screen.wrap(screen.printable(model.encoder.decode(shown)), screen.width()))

@@ -16,8 +16,8 @@ import sampling
 from cli.command_flags import N_ROWS
 from cli.options import Options
 from utils import Model
-from views import screen, settings
-from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages
+from views import screen, settings, writing
+from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages, trace
 
 FORMATS = (".png", ".svg", ".pdf")
 MAX_SETTINGS = 8  # in one picture; more are hard to distinguish
@@ -303,3 +303,32 @@ def save(figure, file: BinaryIO, name: str) -> None:
     dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     with style():
         figure.savefig(file, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=dates[suffix])
+
+
+# ---- the view ----------------------------------------------------------------------------------------------------
+
+
+def show_plot(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
+    """Print bars, or write a picture to a file."""
+    title = f"{screen.cut_left(screen.printable(prompt), 60)} …"
+    if options.heatmap:
+        figure = heatmap_of(model, ids, title, options, seed)
+        writing.write_file(options.output, lambda file: save(figure, file, options.output))
+        return
+    grid = settings.grid(options)
+    names, own, series = compare(model, ids, grid, options)
+    if fixed := settings.label_of_fixed(grid):
+        title += f"  ({fixed})"
+    if options.output is None:
+        writing.write_lines([screen.paint(title, "bold"), "", *render(names, series, screen.width())])
+    else:
+        figure = bars(names, own, series, title)
+        writing.write_file(options.output, lambda file: save(figure, file, options.output))
+
+
+def heatmap_of(model, ids, title, options, seed):
+    (setting,) = settings.grid(options)
+    records = list(writing.with_progress_bar(trace(model, ids, setting, options, seed), options.steps))
+    how = settings.label(setting) or "greedy"
+    is_drawn = "u" in records[0]["draw"]
+    return heatmap(records, title, f"{how}, seed {seed}" if is_drawn else how)

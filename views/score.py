@@ -24,8 +24,9 @@ import gpt2
 import sampling
 from checkpoints.messages import abbreviated
 from cli.command_flags import N_ROWS
+from cli.options import Options
 from utils import Model
-from views import screen
+from views import screen, writing
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of
 
 CHUNK = 128  # positions per call of gpt2, so that not all logits of a window are in memory
@@ -230,3 +231,16 @@ def as_json(scores: list[tuple], ids: list[int], model: Model, text: str, stride
         "stride": stride,
         "tokens": tokens,
     }
+
+
+# ---- the view ----------------------------------------------------------------------------------------------------
+
+
+def show_score(model: Model, ids: list[int], text: str, options: Options, seed: int) -> None:
+    """Print the tokens of a text with their log-probabilities, and the totals."""
+    stride = options.stride or model.n_ctx
+    scores = list(writing.with_progress_bar(score(ids, model, stride), len(ids)))
+    if options.json:
+        writing.write_json(as_json(scores, ids, model, text, stride))
+    else:
+        writing.write_lines(render(scores, ids, model, text, options.rows, stride))

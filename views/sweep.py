@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import sampling
 from cli.options import Options
@@ -20,7 +21,7 @@ from encoder import Encoder
 from engine.batching import generate_samples
 from engine.completion import Completion
 from utils import Model
-from views import screen, settings
+from views import screen, settings, writing
 
 MEASURES = ("distinct_1", "distinct_2", "repeated", "logprob")
 MEANING = (
@@ -176,3 +177,24 @@ def as_json(cells: list[dict], names: list[str], about: dict) -> str:
 
 
 FORMATS = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
+
+
+# ---- the view ----------------------------------------------------------------------------------------------------
+
+
+def show_sweep(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
+    """Print the texts of each setting, or write them to a file."""
+    grid = settings.grid(options)
+    names = list(grid[0])
+    n_tokens = options.n_tokens_to_generate
+    cells = run_grid(model, ids, grid, options, seed, lambda steps: writing.with_progress_bar(steps, n_tokens))
+    about = {"model": model.name, "prompt": prompt, "seed": seed, "n_tokens_to_generate": n_tokens}
+    if options.output:
+        text = FORMATS[Path(options.output).suffix.lower()](cells, names, about)
+        writing.write_file(options.output, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    elif options.json:
+        writing.write_json({**about, "measures": MEANING, "cells": cells})
+    else:
+        lines = render(cells, names, screen.width())
+        end = screen.wrap(f"Seed {seed}, the same for every setting.", screen.width())
+        writing.write_lines([*lines, *end])
