@@ -1,5 +1,6 @@
 # make run       install into .venv and continue a text with the bundled model; PROMPT= and ARGS= change both
 # make test      run the linter and the tests
+# make page      write page.html, an interactive page that contains the bundled model; ARGS=--lesson adds a lesson
 # make bench     compare the speed with transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick: minutes
 # make install   only install into .venv; make install-all adds TensorFlow and the packages of the tests
 # make clean     remove both environments
@@ -11,7 +12,7 @@ PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: run test bench install install-all clean
+.PHONY: run test page bench install install-all clean
 
 run: ARGS ?= --temperature 0.7
 run: .venv/installed
@@ -20,6 +21,10 @@ run: .venv/installed
 test: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
+
+page: .venv/installed
+	@.venv/bin/python explore.py page --output page.html $(ARGS) < /dev/null
+	@echo "Wrote page.html. Open it in a browser."
 
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/bench.py $(ARGS)

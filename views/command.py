@@ -78,8 +78,9 @@ def explore(view: str, prompt: str | None, options: Options) -> None:
         output.check_stdout()
     if not options.toy:
         path = find_model(options)
-    prompt = source_of(prompt, options) or default_prompt(view, options)
-    prompt = read_prompt(prompt, options)
+    prompt = source_of(prompt, options)
+    default = default_prompt(view, options)
+    prompt = default if prompt is None and default is not None else read_prompt(prompt, options)
     with run_time_failures():
         model = toy_model() if options.toy else load_model(path, options, fast=view != "page")
 

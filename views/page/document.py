@@ -8,6 +8,7 @@ import base64
 import gzip
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from utils import Model
 from views.toy import ToyEncoder
 
 FOLDER = Path(__file__).parent
+PART = re.compile(r"@(title|style|description|data|scripts)\b")  # of page.html
 SCRIPTS = (
     "dom",
     "tensors",
@@ -42,10 +44,7 @@ def page(title: str, description: dict, tensors: dict[str, np.ndarray]) -> str:
         "data": packed(tensors),
         "scripts": "\n".join(f"<script>\n{read(f'js/{name}.js')}</script>" for name in SCRIPTS),
     }
-    text = read("page.html")
-    for name, part in parts.items():
-        text = text.replace(f"@{name}\n" if name == "style" else f"@{name}", part, 1)
-    return text
+    return PART.sub(lambda match: parts[match[1]], read("page.html"))
 
 
 def read(name):

@@ -20,31 +20,31 @@ function choice_at(state) {
   }
 }
 
-/* Return the ids of the rows: the likeliest by the model and those that can be drawn, in the order of the logits. */
-function rows_of(choice, n) {
-  const rows = new Set([...keep_best(choice.own, Math.min(n, choice.own.length)), choice.drawn]);
-  for (const id of keep_best(choice.probs, Math.min(n, choice.probs.length))) if (choice.probs[id] > 0) rows.add(id);
-  const by_rank = [...rows].sort((i, j) => choice.processed[j] - choice.processed[i] || i - j);
-  const kept = by_rank.filter((id) => choice.probs[id] > 0);
-  return by_rank.filter((id, rank) => rank < n || kept.indexOf(id) < n && kept.includes(id)).slice(0, 2 * n);
+/* Return the ids of the rows, in the order of the logits: the likeliest by the model, the likeliest of the draw, the
+   drawn one, and the one that the text has here. */
+function rows_of({ own, probs, processed, drawn }, n, here) {
+  const can_be_drawn = keep_best(probs, Math.min(n, probs.length)).filter((id) => probs[id] > 0);
+  const rows = new Set([...keep_best(own, Math.min(n, own.length)), ...can_be_drawn, drawn]);
+  if (here) rows.add(here.id);
+  return [...rows].sort((i, j) => processed[j] - processed[i] || i - j);
 }
 
 function render_choice(state) {
   const { choice, encoder } = state;
   const here = path_to(state.leaf).find(({ parent }) => parent === state.cursor);
   find("choice-place").replaceChildren(...place_sentence(state, here));
-  const can_draw = Boolean(choice) && !choice.error && !state.ends;
+  const can_draw = Boolean(choice) && !choice.error;
   for (const id of ["draw-again", "draw-thousand", "more-rows"]) find(id).disabled = !can_draw;
   if (!choice || choice.error) {
     show("bars");
-    find("draw-sentence").textContent = choice ? `${sentence(choice.error)} Change the settings.` : no_logits(state);
+    find("draw-sentence").textContent = choice ? `${sentence(choice.error)} Change the settings.` : state.ends || no_logits(state);
     find("choice-summary").textContent = "";
     clear_strip();
     return;
   }
   draw_strip(state);
   find("draw-sentence").textContent = draw_sentence(state);
-  const rows = rows_of(choice, state.n_rows);
+  const rows = rows_of(choice, state.n_rows, here);
   const largest = largest_of(choice.probs);
   show("bars", heading_row(state), ...rows.map((id) => bar_row(state, id, largest, here?.id === id)));
   const n_kept = choice.probs.reduce((n, p) => n + (p > 0), 0);

@@ -50,10 +50,13 @@ function pointed_tokens(state, path, properties) {
 
 const pointed_of = (state, path) => (path.includes(state.pointed) ? state.pointed : path.at(-1));
 
+/* Return the tokens up to the cursor that have a position in the context. */
+const computed_path = (state) => path_to(state.cursor).slice(0, state.about.hparams.n_ctx);
+
 // ---- attention -----------------------------------------------------------------------------------------------------
 
 function attention_panel(state) {
-  const path = path_to(state.cursor);
+  const path = computed_path(state);
   const pointed = pointed_of(state, path);
   const place = path.indexOf(pointed);
   const weights = state.model.weights(pointed); // [n_layer][n_head] -> [place + 1]
@@ -119,7 +122,7 @@ function head_picture(rows, rgb) {
 // ---- logit lens ----------------------------------------------------------------------------------------------------
 
 function lens_panel(state) {
-  const path = path_to(state.cursor);
+  const path = computed_path(state);
   const pointed = pointed_of(state, path);
   const layers = state.model.lens(pointed, N_LENS);
   const rows = layers.map((tokens, l) => element(
@@ -142,7 +145,7 @@ function lens_panel(state) {
 
 function cache_panel(state) {
   const { n_layer, n_embd, n_parameters } = state.about.hparams;
-  const n_total = path_to(state.cursor).length;
+  const n_total = computed_path(state).length;
   const n_bytes = 2 * n_layer * n_total * n_embd * 4;
   const last = state.model.work;
   const n_new = 1;

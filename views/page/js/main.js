@@ -10,29 +10,31 @@ const FRAME = 12; // milliseconds of computation before the page is drawn again
 const state = {
   about: null, model: null, encoder: null,
   n_prompt: 0, leaf: null, cursor: null, pointed: null,
-  settings: neutral(), u: 0, counts: null, choice: null, ends: false,
+  settings: neutral(), u: 0, counts: null, choice: null, ends: "",
   n_rows: FEW_ROWS, tab: "attention", head: [0, 0], sample: "", step: null, is_running: false,
 };
 
 // ---- actions -------------------------------------------------------------------------------------------------------
 
 function update() {
-  try {
-    state.ends = state.cursor.parent !== null && state.about.stop_ids.includes(state.cursor.id) && state.cursor.how !== "prompt";
-    state.choice = choice_at(state);
-    tell(state.ends ? `The text has ended with ${state.encoder.name(state.cursor.id)}.` : "");
-  } catch (error) {
-    state.choice = null;
-    tell(sentence(error.message).replace("..", "."));
-    if (!(error instanceof RangeError)) throw error;
-  }
+  state.ends = why_it_ends(state.cursor);
+  state.choice = state.ends ? null : choice_at(state);
+  tell(state.ends);
   render_text(state);
   render_choice(state);
   render_tree(state);
   render_inside(state);
-  const can_append = Boolean(state.choice) && !state.choice.error && !state.ends;
+  const can_append = Boolean(state.choice) && !state.choice.error;
   for (const id of ["append", "append-greedy"]) find(id).disabled = !can_append;
   for (const id of ["append-many", "compare"]) find(id).disabled = !can_append || !state.model.is_live;
+}
+
+/* Return a sentence if nothing can follow a token, "" otherwise. The last token needs no position in the context. */
+function why_it_ends(node) {
+  const { stop_ids, hparams } = state.about;
+  if (node.how !== "prompt" && stop_ids.includes(node.id)) return `The text has ended with ${state.encoder.name(node.id)}.`;
+  const is_full = path_to(node).length > hparams.n_ctx;
+  return is_full ? `The context is full: this model reads at most ${counted(hparams.n_ctx, "token")}.` : "";
 }
 
 const tell = (text) => { find("status").textContent = text; };
@@ -85,12 +87,12 @@ state.open_tab = (name) => {
 };
 
 function append_drawn() {
-  if (!state.choice || state.choice.error || state.ends) return;
+  if (!state.choice || state.choice.error) return;
   state.choose(state.choice.drawn, "sampled");
 }
 
 function append_likeliest() {
-  if (!state.choice || state.choice.error || state.ends) return;
+  if (!state.choice || state.choice.error) return;
   state.choose(state.choice.greedy, "greedy");
 }
 
@@ -98,8 +100,7 @@ function append_likeliest() {
 async function append(node, n, how, pick) {
   let frame = performance.now();
   for (let i = 0; i < n && state.is_running; i++) {
-    if (state.about.stop_ids.includes(node.id) && node.how !== "prompt") break;
-    if (path_to(node).length >= state.about.hparams.n_ctx) break;
+    if (why_it_ends(node)) break;
     state.cursor = node;
     const choice = choice_at(state);
     if (!choice || choice.error) break;

@@ -17,8 +17,8 @@ function render_text(state) {
 }
 
 /* Return the token that would be appended, in a dashed frame, if the cursor is at the end of the text. */
-function ghost({ choice, encoder, ends }, at, n) {
-  if (ends || at < n || !choice || choice.error) return [];
+function ghost({ choice, encoder }, at, n) {
+  if (at < n || !choice || choice.error) return [];
   return [element("span", { class: "token ghost", title: "the drawn token: space appends it" }, encoder.name(choice.drawn))];
 }
 
