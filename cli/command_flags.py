@@ -7,7 +7,7 @@ from cli.checks import cluster, one_of, path, several, shard, switch, unchecked,
 from cli.flags import FLAGS, PENALTY_FLAGS, PROMPT_FLAGS, STRATEGY_FLAGS, Flag, without
 
 MAX_BATCH_SIZE = 64  # without --batch_size; larger batches are hardly faster
-N_ROWS = {"next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
+N_ROWS = {"attention": 20, "next": 12, "next --steps": 5, "plot": 10, "score": 5}  # of each view, without --rows
 
 PICO_FLAGS = without(
     FLAGS,
@@ -90,7 +90,7 @@ EXPLORE_FLAGS = {
         "view",
         f"next, plot: show the N likeliest tokens (default {N_ROWS['next']} and {N_ROWS['plot']}; "
         f"{N_ROWS['next --steps']} with --steps); score: list the N most surprising tokens (default {N_ROWS['score']}, "
-        "all without colour)",
+        f"all without colour); attention: the N largest weights (default {N_ROWS['attention']})",
         "N",
         is_value=True,
     ),
@@ -100,6 +100,19 @@ EXPLORE_FLAGS = {
     "n_tokens_to_generate": replace(
         FLAGS["n_tokens_to_generate"], group="view", help="sweep: at most N new tokens per text"
     ),
+    "lines": Flag(
+        None,
+        path,
+        "view",
+        "score, sweep: take the texts of a file, one per line, or of a .jsonl file with the field text; - is stdin",
+        "FILE",
+    ),
+    "given": Flag(
+        None, unchecked, "view", "score: score the text as the continuation of this one, which is not scored", "TEXT"
+    ),
+    "merges": Flag(False, switch, "view", "tokens: show the merges one by one"),
+    "layer": Flag(None, whole(1), "view", "attention: only layer N, from 1; by default the mean", "N", is_value=True),
+    "head": Flag(None, whole(1), "view", "attention: only head N, from 1; by default the mean", "N", is_value=True),
     "stride": Flag(
         None,
         whole(1),
@@ -117,7 +130,7 @@ EXPLORE_FLAGS = {
         "an .html file",
         "FILE",
     ),
-    "json": replace(FLAGS["json"], group="view", help="next, sweep, score: print JSON"),
+    "json": replace(FLAGS["json"], group="view", help="next, sweep, score, tokens, attention: print JSON"),
     **{name: replace(FLAGS[name], check=several(FLAGS[name].check)) for name in VIEW_SETTINGS},
     "min_new_tokens": replace(FLAGS["min_new_tokens"], check=several(FLAGS["min_new_tokens"].check), group="penalties"),
     "logit_bias": FLAGS["logit_bias"],

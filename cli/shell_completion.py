@@ -11,7 +11,7 @@ from cli.command_flags import ALL_FLAGS, BATCH_FLAGS, EXPLORE_FLAGS, PICO_FLAGS
 from cli.flags import FLAGS, Flag
 
 SCRIPTS = {"gpt2.py": FLAGS, "gpt2_pico.py": PICO_FLAGS, "batch.py": BATCH_FLAGS, "explore.py": EXPLORE_FLAGS}
-VIEWS = ("next", "plot", "sweep", "score")
+VIEWS = ("next", "plot", "sweep", "score", "tokens", "attention", "page")
 WORDS = {  # the values of flags that their help does not list with |
     "strategy": tuple(sampling.STRATEGIES),
     "preset": (*sampling.PRESETS, "model"),

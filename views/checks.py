@@ -10,7 +10,7 @@ from cli.checks import shown
 from cli.command_flags import EXPLORE_FLAGS, VIEW_SETTINGS
 from cli.flags import PROMPT_FLAGS
 from cli.options import Options, check_each
-from views import plot, settings, sweep
+from views import pictures, plot, settings, sweep
 
 MODEL = ("model_size", "models_dir", "offline", "toy", "special", *PROMPT_FLAGS, "threads", "config")
 SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "banned_words", "seed")
@@ -18,8 +18,10 @@ PAGE_SETTINGS = tuple(name for name in VIEW_SETTINGS if name not in ("mirostat_t
 VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
     "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),
     "plot": (*MODEL, *SETTINGS, "output", "rows", "heatmap", "steps"),
-    "sweep": (*MODEL, *SETTINGS, "num_samples", "n_tokens_to_generate", "output", "json"),
-    "score": (*MODEL, "stride", "rows", "json"),
+    "sweep": (*MODEL, *SETTINGS, "lines", "num_samples", "n_tokens_to_generate", "output", "json"),
+    "score": (*MODEL, "lines", "given", "stride", "rows", "json"),
+    "tokens": (*MODEL, "merges", "json"),
+    "attention": (*MODEL, "layer", "head", "rows", "json"),
     "page": (*MODEL, *PAGE_SETTINGS, "seed", "steps", "lesson", "output"),
 }
 BUNDLED = "tiny"  # the model of a page, unless the user chooses another
@@ -46,6 +48,8 @@ def check(view: str | None, asked: dict) -> Options:
         check_sweep(grid, options)
     if view == "page":
         check_page(grid, options)
+    if options.values["given"] is not None and "stride" in options.given:
+        raise ValueError("stride has no effect with --given, which reads one window: remove it")
     return options
 
 
@@ -76,9 +80,9 @@ def check_plot(grid, options):
     if options.steps > 1 and not options.heatmap:
         raise ValueError(f"steps is {options.steps}, but bars show one token: add --heatmap, or remove --steps")
     if options.output is not None:
-        check_output(options.output, plot.FORMATS)
+        check_output(options.output, pictures.FORMATS)
         check_picture_size(options)
-        plot.check_matplotlib()
+        pictures.check_matplotlib()
 
 
 def check_picture_size(options):

@@ -4,6 +4,8 @@
     plot        the next token for several settings, as bars   views/plot.py
     sweep       the texts of a grid of settings                views/sweep.py
     score       how likely a text is, token by token           views/score.py
+    tokens      the tokens of a text, and the merges           views/tokens.py
+    attention   what the newest token attends to               views/attention.py
     page        an interactive page that contains the model    views/page/
 
 The views add no computation of their own: the logits are those of gpt2.py and the engine, the filters those of
@@ -12,24 +14,29 @@ options each view takes.
 """
 
 from cli import output
+from cli.checks import shown
 from cli.command_flags import EXPLORE_FLAGS
 from cli.help import Command
 from cli.loop import prompt_loop
 from cli.messages import run_time_failures
 from cli.options import Options
 from cli.prompt import read_prompt, source_of
-from cli.request import allows_special, encode_prompt, find_model, load_model, seed_of
+from cli.request import encode_prompt, find_model, load_model, seed_of
+from views import attention, score, tokens
+from views.attention import show_attention
 from views.checks import VIEWS, check
 from views.next_token import show_next
-from views.page.build import DEFAULT_PROMPT, check_prompt, show_page
+from views.page import build
+from views.page.build import DEFAULT_PROMPT, show_page
 from views.plot import show_plot
 from views.score import show_score
-from views.sweep import show_sweep
+from views.score_lines import show_score_lines
+from views.sweep import show_sweep, show_sweep_lines
+from views.texts import read_lines
+from views.tokens import show_tokens
 from views.toy import TOY_PROMPT, toy_model
 
 __all__ = ["EXPLORE", "check", "explore"]
-
-SHOW = {"next": show_next, "plot": show_plot, "sweep": show_sweep, "score": show_score, "page": show_page}
 
 # ---- the help --------------------------------------------------------------------------------------------------
 
@@ -43,6 +50,9 @@ EXPLORE = Command(
         |          a file, or a heat map of several tokens
         | sweep    the texts of a grid of settings, and measures of their variety
         | score    how likely a text is: each token, perplexity, bits per byte
+        | tokens   ids, bytes and tokens of a text, and the merges that make them
+        | attention
+        |          what the newest token attends to, per layer and head
         | page     an interactive page that contains the model: one HTML file
 
         The prompt, or the text to score, is a quoted text, FILE:notes.txt, or the text of a pipe; if both are given,
@@ -63,6 +73,8 @@ EXPLORE = Command(
         "python explore.py plot --toy --temperature 0.1,1,5",
         'python explore.py sweep "Once upon a time" --model_size tiny --top_p 0.5,0.9',
         'python explore.py score "Once upon a time there was a dog." --model_size tiny',
+        'python explore.py tokens " unbelievable" --model_size tiny --merges',
+        'python explore.py attention "Once upon a time" --model_size tiny --layer 2',
     ),
 )
 
@@ -70,7 +82,7 @@ EXPLORE = Command(
 
 
 def explore(view: str, prompt: str | None, options: Options) -> None:
-    """Show a view of `prompt`, or of each prompt typed at the terminal if it is None.
+    """Show a view of `prompt`, of the texts of --lines, or of each prompt typed at the terminal if it is None.
 
     options: as from `check`.
     """
@@ -78,19 +90,30 @@ def explore(view: str, prompt: str | None, options: Options) -> None:
         output.check_stdout()
     if not options.toy:
         path = find_model(options)
-    prompt = source_of(prompt, options)
-    default = default_prompt(view, options)
-    prompt = default if prompt is None and default is not None else read_prompt(prompt, options)
+    lines, prompt = read_texts(view, prompt, options)
     with run_time_failures():
         model = toy_model() if options.toy else load_model(path, options, fast=view != "page")
 
     def answer(text):
         show(view, model, text, options, seed_of(options))
 
-    if prompt is None:
+    if lines:
+        show_lines(view, model, lines, options, seed_of(options))
+    elif prompt is None:
         prompt_loop(answer, keeps_history=options.history)
     else:
         answer(prompt)
+
+
+def read_texts(view, prompt, options):
+    """Return the texts of --lines, and the prompt; the first are [] without --lines, the second None with it."""
+    prompt = source_of(prompt, options)
+    if options.lines is not None:
+        if prompt is not None:
+            raise ValueError(f"the texts are given twice, by --lines and as {shown(prompt)}; remove one of them")
+        return read_lines(options.lines, options, may_be_given=view == "score"), None
+    default = default_prompt(view, options)
+    return [], default if prompt is None and default is not None else read_prompt(prompt, options)
 
 
 def default_prompt(view, options):
@@ -103,19 +126,41 @@ def default_prompt(view, options):
 
 
 def show(view, model, prompt, options, seed):
-    """Show a view. The request is valid once the prompt is encoded; a later ValueError is a run-time failure."""
-    ids = encode_text(prompt, model, options) if view == "score" else encode_prompt(prompt, model, options)
-    if view == "page":
-        check_prompt(ids, model, options)
+    """Show a view. The request is valid once it is prepared; a later ValueError is a run-time failure."""
+    prepare, show_view = SHOW[view]
+    request = prepare(model, prompt, options)
     with run_time_failures():
-        SHOW[view](model, ids, prompt, options, seed)
+        show_view(model, request, prompt, options, seed)
 
 
-def encode_text(text, model, options):
-    """Return the ids of a text to score. Raise ValueError if it is empty, or if the stride is too large."""
-    ids = model.encoder.encode(text, allows_special(text, model, options))
-    if not ids:
-        raise ValueError("there is nothing to score: the text is empty")
-    if (options.stride or 1) > model.n_ctx:
-        raise ValueError(f"stride is {options.stride}; it must be at most this model's context, {model.n_ctx}")
-    return ids
+def show_lines(view, model, lines, options, seed):
+    """Show a view of many texts, all of which are checked first."""
+    prepare, show_view = SHOW_LINES[view]
+    requests = [prepare_line(prepare, model, line, options) for line in lines]
+    with run_time_failures():
+        show_view(model, requests, lines, options, seed)
+
+
+def prepare_line(prepare, model, line, options):
+    """Return the request of a line. Raise ValueError with its number if it is invalid."""
+    given = {} if line.given is None else {"given": line.given}
+    try:
+        return prepare(model, line.text, options, **given)
+    except ValueError as error:
+        raise ValueError(f"line {line.number}: {error}") from error
+
+
+def prepare_prompt(model, prompt, options):
+    return encode_prompt(prompt, model, options)
+
+
+SHOW = {  # view -> the function that checks and encodes its text, and the one that shows it
+    "next": (prepare_prompt, show_next),
+    "plot": (prepare_prompt, show_plot),
+    "sweep": (prepare_prompt, show_sweep),
+    "score": (score.prepare, show_score),
+    "tokens": (tokens.prepare, show_tokens),
+    "attention": (attention.prepare, show_attention),
+    "page": (build.prepare, show_page),
+}
+SHOW_LINES = {"sweep": (prepare_prompt, show_sweep_lines), "score": (score.prepare, show_score_lines)}

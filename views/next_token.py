@@ -103,6 +103,7 @@ def trace(model: Model, prompt_ids: list[int], setting: dict, options: Options, 
 class ChoiceRecorder:
     """An observer of a completion that describes how each token is chosen.
 
+    Without options of the sampler the choice is greedy, and the record shows the model's own distribution.
     Attribute: `record`, the description of the newest choice.
     """
 
@@ -116,6 +117,7 @@ class ChoiceRecorder:
         # The observer is called after the draw. A second sampler, one draw behind, still has the state from before it
         # (Mirostat's mu). A draw uses exactly one uniform number, so that a generator with the same seed gives u.
         self.sampler = settings.new_sampler(setting)
+        self.shown_sampler = self.sampler if settings.has_sampler(setting) else sampling.make_sampler("temperature")
         self.sampler_rng = settings.random_numbers(seed)
         self.rng = settings.random_numbers(seed)
 
@@ -123,7 +125,7 @@ class ChoiceRecorder:
         self.record = {
             "step": len(self.ids) - self.n_prompt + 1,
             "text": self.encoder.decode(self.ids),
-            **describe(self.encoder, self.sampler, raw, processed, token, self.n_rows),
+            **describe(self.encoder, self.shown_sampler, raw, processed, token, self.n_rows),
         }
         if self.sampler is not sampling.greedy:
             self.record["draw"] |= {"seed": self.seed, "u": self.rng.random()}
@@ -161,7 +163,7 @@ def describe(encoder, sampler, raw, processed, token, n_rows):
         "tokens": [describe_token(encoder, order[i], i + 1, columns) for i in shown],
         "draw": {
             "id": token,
-            "token": name_of(encoder, token),
+            **names_of(encoder, token),
             "probability": float(drawn_with[token]),
             "begins_at": float(drawn_with[:token].sum()),
         },
@@ -177,7 +179,12 @@ def cumulative(probs, order):
 
 def describe_token(encoder, token, rank, columns):
     values = {name: json_value(column[token]) for name, column in columns.items()}
-    return {"rank": rank, "id": int(token), "token": name_of(encoder, token), **values}
+    return {"rank": rank, "id": int(token), **names_of(encoder, token), **values}
+
+
+def names_of(encoder, token):
+    """Return the text of a token, in which U+FFFD replaces an incomplete character, and its name for a terminal."""
+    return {"token": encoder.decode([int(token)]), "name": name_of(encoder, token)}
 
 
 def json_value(value):
@@ -218,6 +225,8 @@ def steps_of(record):
     steps += [filter_label(step) for step in record["filters"] if step["name"] != "ban"]
     if "u" in record["draw"]:
         steps.append("one draw")
+    elif not record["filters"]:
+        steps.append("the likeliest token")
     return steps
 
 
@@ -236,11 +245,11 @@ def entropy_sentence(record):
 
 def draw_sentence(draw):
     if "u" not in draw:
-        return f"the likeliest token is '{draw['token']}' (id {draw['id']}); nothing is drawn"
+        return f"the likeliest token is '{draw['name']}' (id {draw['id']}); nothing is drawn"
     end = draw["begins_at"] + draw["probability"]
     return (
         f"seed {draw['seed']}: u = {draw['u']:.4f} lies in the interval [{draw['begins_at']:.4f}, {end:.4f}) of "
-        f"'{draw['token']}' (id {draw['id']}); the intervals of the tokens follow each other in the order of their ids"
+        f"'{draw['name']}' (id {draw['id']}); the intervals of the tokens follow each other in the order of their ids"
     )
 
 
@@ -303,8 +312,8 @@ def columns_of(record):
     def column(key, text):
         return ["-inf" if row[key] is None else text(row[key]) for row in record["tokens"]]
 
-    for key in ("rank", "token", "id"):
-        yield key, [str(row[key]) for row in record["tokens"]]
+    for heading, key in {"rank": "rank", "token": "name", "id": "id"}.items():
+        yield heading, [str(row[key]) for row in record["tokens"]]
     yield "logit", column("logit", "{:.2f}".format)
     if column("logit", str) != column("penalised_logit", str):
         yield "becomes", column("penalised_logit", "{:.2f}".format)
@@ -314,7 +323,8 @@ def columns_of(record):
     yield "sum", column("cumulative", screen.decimal)
     drawn_with = column("drawn_with", screen.decimal)
     is_removed = [row["removed_by"] is not None for row in record["tokens"]]
-    yield "drawn", ["" if removed else p for p, removed in zip(drawn_with, is_removed, strict=True)]
+    if record["filters"]:
+        yield "drawn", ["" if removed else p for p, removed in zip(drawn_with, is_removed, strict=True)]
 
 
 # ---- the view ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pictures of the next token: grouped bars for several settings, and a heat map of consecutive tokens.
+"""Pictures of the next token: grouped bars for several settings.
 
 The grouped bars follow Sebastian Raschka, "Build a Large Language Model (From Scratch)", chapter 5, for every sampling
 option. Without an output file, the bars are drawn in the terminal; a file needs matplotlib.
@@ -6,41 +6,23 @@ option. Without an output file, the bars are drawn in the terminal; a file needs
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 import gpt2
 import sampling
+from checkpoints.messages import abbreviated
 from cli.command_flags import N_ROWS
 from cli.options import Options
 from utils import Model
-from views import screen, settings, writing
-from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages, trace
+from views import heatmap, pictures, screen, settings, writing
+from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, drawn_from, name_of, ranked, removed_by, stages
 
-FORMATS = (".png", ".svg", ".pdf")
 MAX_SETTINGS = 8  # in one picture; more are hard to distinguish
 MAX_STEPS = 100  # columns of a heat map; a picture of more takes very much memory
 MAX_ROWS = 50  # tokens of a picture
 SHADES = ("36", "33", "35", "34", "32", "31", "37", "90")  # ANSI codes, for a terminal with colours
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
-# Fonts for the characters that matplotlib's own font lacks. Of each line, the first that is installed is used.
-FONTS = (
-    ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei"),
-    ("Noto Emoji", "Segoe UI Emoji", "Symbola"),
-    ("Noto Sans Symbols 2", "Segoe UI Symbol", "Apple Symbols"),
-)
-STYLE = {
-    "font.size": 10,
-    "text.usetex": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "picoGPT",  # the same picture gives the same file
-    "pdf.fonttype": 42,
-}
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------------
@@ -69,31 +51,50 @@ def compare(
 ) -> tuple[list[str], list[float], list[Series]]:
     """Return the names of the tokens to show, the model's own probabilities of them, and a Series per setting."""
     logits = gpt2.gpt2(ids, **model.params, n_head=model.n_head, last_only=True)[-1]  # [n_vocab]
-    shown = tokens_to_show(logits, options.rows or N_ROWS["plot"])
+    samplers = [sampler_to_show(setting) for setting in grid]
+    processed = [process(model, ids, logits, setting, options) for setting in grid]
+    drawn = [drawn_from(*pair) for pair in zip(samplers, processed, strict=True)]  # each [n_vocab]
+    shown = tokens_to_show(logits, np.max(drawn, axis=0), options.rows or N_ROWS["plot"])
     series = []
-    for setting in grid:
-        # Without a setting, the bars show the model's own distribution and not the greedy choice.
-        sampler = settings.new_sampler(setting) if setting else sampling.make_sampler("temperature")
-        process = settings.new_logits_processor(model, setting, options, len(ids))
-        processed = process(logits, ids) if process else logits
+    for i, setting in enumerate(grid):
         label = settings.label(settings.selected(setting, settings.varying(grid)))
-        series.append(make_series(label or "the model's own", sampler, processed, shown))
+        removed = removed_by(stages(samplers[i], processed[i]), len(logits))
+        unchanged = "the model's own" if processed[i] is logits else "with biases and penalties"
+        series.append(make_series(label or unchanged, drawn[i], removed, shown))
     names = [name_of(model.encoder, token) for token in shown]
     own = sampling.softmax_with_temperature(logits)[shown].tolist()
     return names, own, series
 
 
-def tokens_to_show(logits, n):
-    """Return the likeliest `n` ids, likeliest first; a vocabulary of at most `n` tokens keeps its order."""
-    return np.arange(len(logits)) if len(logits) <= n else ranked(logits)[:n]
+def sampler_to_show(setting):
+    """Return the sampler of a setting; without options of the sampler, it draws from the model's own distribution."""
+    return settings.new_sampler(setting) if settings.has_sampler(setting) else sampling.make_sampler("temperature")
 
 
-def make_series(label, sampler, logits, shown):
-    """Return the Series of a sampler. logits: processed, [n_vocab]. shown: the ids to show."""
-    removed = removed_by(stages(sampler, logits), len(logits))
+def process(model, ids, logits, setting, options):
+    """Return the logits after the penalties, biases and bans of a setting."""
+    processor = settings.new_logits_processor(model, setting, options, len(ids))
+    return processor(logits, ids) if processor else logits
+
+
+def tokens_to_show(logits, drawn, n):
+    """Return the `n` ids with the largest probabilities; a vocabulary of at most `n` tokens keeps its order.
+
+    logits: of the model; they order the tokens that no setting draws. drawn: of each token, the largest probability
+    among the settings. Both [n_vocab].
+    """
+    if len(logits) <= n:
+        return np.arange(len(logits))
+    by_logit = ranked(logits)
+    order = np.argsort(-drawn[by_logit], kind="stable")
+    return by_logit[order][:n]
+
+
+def make_series(label, drawn, removed, shown):
+    """Return the Series of a setting. drawn, removed: of each token, [n_vocab]. shown: the ids to show."""
     return Series(
         label=label,
-        probabilities=drawn_from(sampler, logits)[shown].tolist(),
+        probabilities=drawn[shown].tolist(),
         removed_by=[name or None for name in removed[shown]],
         keeps=int(np.count_nonzero(removed == "")) if removed.any() else None,
     )
@@ -120,39 +121,6 @@ def render(names: list[str], series: list[Series], width: int) -> Iterator[str]:
         yield ""
 
 
-# ---- with matplotlib: text -------------------------------------------------------------------------------------
-
-
-def check_matplotlib() -> None:
-    """Raise RuntimeError if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise RuntimeError("a picture needs matplotlib, which is not installed: pip install matplotlib") from None
-
-
-def style():
-    """Return a context with our settings of matplotlib, not the user's, and the fonts that are installed."""
-    from matplotlib import font_manager, rc_context
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    further = [next(filter(installed.__contains__, names), None) for names in FONTS]
-    return rc_context(STYLE | {"font.family": ["DejaVu Sans", *filter(None, further)]})
-
-
-def drawable(text: str) -> str:
-    """Return the text with an escape for each character that none of the fonts can draw."""
-    from matplotlib import rcParams
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    fonts = [get_font(findfont(FontProperties(family=[name]))) for name in rcParams["font.family"]]
-
-    def can_draw(character):
-        return character == "\n" or any(font.get_char_index(ord(character)) for font in fonts)
-
-    return "".join(c if can_draw(c) else c.encode("unicode_escape").decode() for c in text)
-
-
 # ---- with matplotlib: bars -------------------------------------------------------------------------------------
 
 
@@ -160,7 +128,7 @@ def bars(names: list[str], own: list[float], series: list[Series], title: str):
     """Return a Figure with a group of bars per token and a bar per setting; a cross marks a token that was removed."""
     from matplotlib.figure import Figure
 
-    with style():
+    with pictures.style():
         width = 1.2 + 0.16 * len(names) * (len(series) + 1)  # inches
         figure = Figure(figsize=(min(max(6, width), 16), 4))
         axes = figure.add_subplot()
@@ -169,11 +137,16 @@ def bars(names: list[str], own: list[float], series: list[Series], title: str):
             handles.append(draw_own(axes, own))
         axes.set_ylim(0, None)
         handles += draw_crosses(axes, series)
-        axes.set_xticks(range(len(names)), [drawable(name) for name in names], rotation=90, parse_math=False)
+        axes.set_xticks(
+            range(len(names)),
+            [pictures.drawable(screen.cut(name, MAX_TOKEN_WIDTH)) for name in names],
+            rotation=90,
+            parse_math=False,
+        )
         axes.set_xlabel("next token")
         axes.set_ylabel("probability")
         axes.grid(axis="y", color="0.9")
-        put_legend_above(axes, handles, drawable(title))
+        put_legend_above(axes, handles, pictures.drawable(title))
     return figure
 
 
@@ -193,7 +166,7 @@ def draw_series(axes, series):
     for n, one in enumerate(series):
         centers, bar_width = positions_of(n, series)
         look = {"color": shades[n], "edgecolor": "black", "linewidth": 0.6, "hatch": HATCHES[n]}
-        handles.append(axes.bar(centers, one.probabilities, bar_width, label=drawable(one.legend), **look))
+        handles.append(axes.bar(centers, one.probabilities, bar_width, label=pictures.drawable(one.legend), **look))
     return handles
 
 
@@ -228,92 +201,20 @@ def put_legend_above(axes, handles, title):
     axes.set_title(title, parse_math=False, fontsize=11, pad=12 + 15 * n_lines)
 
 
-# ---- with matplotlib: a heat map -------------------------------------------------------------------------------
-
-
-def heatmap(records: list[dict], title: str, how: str):
-    """Return a Figure with a column per record of next_token.trace, and in it the likeliest tokens; one is framed.
-
-    The colour is the model's own probability. Tokens that a filter removed are hatched. The framed token is the chosen
-    one; if its rank is below the rows, it is in the last row, with its rank. how: the setting, in words.
-    """
-    from matplotlib.figure import Figure
-
-    with style():
-        n_ranks = max(number_of_ranks(record) for record in records)
-        is_below = any(record["tokens"][-1]["rank"] > n_ranks for record in records)
-        n_rows = n_ranks + is_below
-        figure = Figure(figsize=(1.8 + 0.9 * len(records), 1.6 + 0.42 * n_rows))
-        axes = figure.add_subplot(facecolor="0.85")
-        probabilities = np.full((n_rows, len(records)), np.nan)
-        for column, record in enumerate(records):
-            for row, token in enumerate(record["tokens"]):
-                probabilities[row, column] = token["probability"]
-                draw_token(axes, column, row, token, is_below=token["rank"] > n_ranks)
-                if token["id"] == record["draw"]["id"]:
-                    draw_frame(axes, column, row)
-        image = axes.imshow(probabilities, cmap="cividis", vmin=0, vmax=1, aspect="auto")
-        chosen = [drawable(record["draw"]["token"]) for record in records]
-        axes.set_xticks(range(len(records)), chosen, rotation=90, parse_math=False)
-        axes.set_yticks(range(n_rows), [*range(1, n_ranks + 1), "below"][:n_rows])
-        axes.set_xlabel(drawable(f"{heatmap_legend(records)}\n{how}"), parse_math=False)
-        axes.set_ylabel("rank")
-        axes.set_title(drawable(title), parse_math=False, fontsize=11)
-        figure.colorbar(image, label="the model's own probability")
-    return figure
-
-
-def number_of_ranks(record):
-    """Return the number of tokens in a record without a gap between their ranks, from rank 1."""
-    return sum(token["rank"] == i for i, token in enumerate(record["tokens"], start=1))
-
-
-def heatmap_legend(records):
-    is_any_removed = any(token["removed_by"] for record in records for token in record["tokens"])
-    return "the token chosen is framed" + "; hatched: removed by a filter" * is_any_removed
-
-
-def draw_token(axes, column, row, token, is_below):
-    """Draw a token and its probability, or its rank if it is below the rows; hatch it if a filter removed it."""
-    from matplotlib.patches import Rectangle
-
-    p = token["probability"]
-    look = {"ha": "center", "va": "center", "color": "black" if p > 0.45 else "white"}
-    name = drawable(screen.cut(token["token"], 11))
-    detail = f"rank {token['rank']}" if is_below else f"{p:.2f}"
-    axes.text(column, row - 0.15, name, fontsize=8.5, parse_math=False, **look)
-    axes.text(column, row + 0.25, detail, fontsize=6.5, **look)
-    if token["removed_by"]:
-        hatching = {"hatch": "////", "edgecolor": "0.55", "linewidth": 0, "fill": False}
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **hatching))
-
-
-def draw_frame(axes, column, row):
-    """Draw a white frame with a black edge, visible on every colour."""
-    from matplotlib.patches import Rectangle
-
-    for colour, line_width in (("black", 4), ("white", 2)):
-        line = {"fill": False, "edgecolor": colour, "linewidth": line_width, "zorder": 3}
-        axes.add_patch(Rectangle((column - 0.46, row - 0.45), 0.92, 0.9, **line))
-
-
-def save(figure, file: BinaryIO, name: str) -> None:
-    """Write a figure to an open file, uncropped and without a date, in the format that the name's suffix says."""
-    suffix = Path(name).suffix.lower()
-    dates = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with style():
-        figure.savefig(file, format=suffix[1:], dpi=150, bbox_inches="tight", metadata=dates[suffix])
-
-
 # ---- the view ----------------------------------------------------------------------------------------------------
+
+
+def title_of(model: Model, prompt: str) -> str:
+    """Return the name of a model and the end of a prompt."""
+    return f"{abbreviated(model.name, 40)}: {screen.cut_left(screen.printable(prompt), 60)} …"
 
 
 def show_plot(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
     """Print bars, or write a picture to a file."""
-    title = f"{screen.cut_left(screen.printable(prompt), 60)} …"
+    title = title_of(model, prompt)
     if options.heatmap:
-        figure = heatmap_of(model, ids, title, options, seed)
-        writing.write_file(options.output, lambda file: save(figure, file, options.output))
+        figure = heatmap.heatmap_of(model, ids, title, options, seed)
+        writing.write_file(options.output, lambda file: pictures.save(figure, file, options.output))
         return
     grid = settings.grid(options)
     names, own, series = compare(model, ids, grid, options)
@@ -323,12 +224,4 @@ def show_plot(model: Model, ids: list[int], prompt: str, options: Options, seed:
         writing.write_lines([screen.paint(title, "bold"), "", *render(names, series, screen.width())])
     else:
         figure = bars(names, own, series, title)
-        writing.write_file(options.output, lambda file: save(figure, file, options.output))
-
-
-def heatmap_of(model, ids, title, options, seed):
-    (setting,) = settings.grid(options)
-    records = list(writing.with_progress_bar(trace(model, ids, setting, options, seed), options.steps))
-    how = settings.label(setting) or "greedy"
-    is_drawn = "u" in records[0]["draw"]
-    return heatmap(records, title, f"{how}, seed {seed}" if is_drawn else how)
+        writing.write_file(options.output, lambda file: pictures.save(figure, file, options.output))

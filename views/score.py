@@ -12,11 +12,15 @@ windows overlap, so that every token sees more context, at the price of more com
     bits per byte      nll / bytes / ln 2        comparable between any two models of text
 
 nll: the negative log-likelihood of the whole text, in nats.
+
+With --given, only the tokens of the text are scored, after a context: lm-evaluation-harness's `loglikelihood`.
 """
 
+import decimal
 import math
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,10 +29,13 @@ import sampling
 from checkpoints.messages import abbreviated
 from cli.command_flags import N_ROWS
 from cli.options import Options
+from cli.request import allows_special
+from encoder import Encoder
 from utils import Model
 from views import screen, writing
 from views.next_token import MAX_BAR_WIDTH, MAX_TOKEN_WIDTH, name_of
 
+WIDE = decimal.Context(prec=28, Emax=decimal.MAX_EMAX)  # for perplexities beyond the range of a float
 CHUNK = 128  # positions per call of gpt2, so that not all logits of a window are in memory
 OTHER_COLUMNS = 34  # width of the table without the token and the bar
 SHADES = [  # upper limit in bits, ANSI codes, in words
@@ -38,6 +45,48 @@ SHADES = [  # upper limit in bits, ANSI codes, in words
     (10, "30;48;5;208", "6 to 10"),
     (math.inf, "97;48;5;88", "10 and more"),
 ]
+
+
+# ---- the request -----------------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """The ids of a text, and those of the context that was given, None if the whole text is scored."""
+
+    ids: list[int]
+    context: list[int] | None = None
+
+
+def prepare(model: Model, text: str, options: Options, given: str | None = None) -> Request:
+    """Return the request of a text. Raise ValueError if it is empty, or too long for the model."""
+    given = options.values["given"] if given is None else given
+    if (options.stride or 1) > model.n_ctx:
+        raise ValueError(f"stride is {options.stride}; it must be at most this model's context, {model.n_ctx}")
+    special = allows_special(f"{given or ''}{text}", model, options)
+    if given is None:
+        request = Request(model.encoder.encode(text, special))
+    else:
+        request = encode_pair(given, text, model.encoder, special)
+    if not request.ids:
+        raise ValueError("there is nothing to score: the text is empty")
+    if given is not None and len(request.ids) > model.n_ctx:
+        raise ValueError(
+            f"the text has {len(request.ids)} tokens; after a context, this model scores at most {model.n_ctx}: "
+            "shorten it, or remove --given"
+        )
+    return request
+
+
+def encode_pair(given: str, text: str, encoder: Encoder, special: bool = False) -> Request:
+    """Return the request of a text after a context, as lm-evaluation-harness encodes them.
+
+    Spaces at the end of the context belong to the text. Both are encoded together, and the ids behind those of the
+    context are the text's.
+    """
+    context = given.rstrip()
+    text = given[len(context) :] + text
+    context_ids = encoder.encode(context, special)
+    return Request(encoder.encode(context + text, special)[len(context_ids) :], context_ids)
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------------
@@ -71,6 +120,20 @@ def score(ids: list[int], model: Model, stride: int | None = None) -> Iterator[t
         yield from score_window(text[start + 1 - n_context : end], ids[start:end], model)
 
 
+def score_continuation(request: Request, model: Model) -> Iterator[tuple[float, int]]:
+    """Yield (log-probability, rank) of each id of a text after its context, of which the last ids that fit are read."""
+    context = request.context or [model.special.start]
+    inputs = [*context, *request.ids][:-1]
+    yield from score_window(inputs[-model.n_ctx :], request.ids, model)
+
+
+def score_request(request: Request, model: Model, stride: int) -> Iterator[tuple[float, int]]:
+    """Yield (log-probability, rank) of each id of a request."""
+    if request.context is None:
+        return score(request.ids, model, stride)
+    return score_continuation(request, model)
+
+
 def score_window(inputs, targets, model):
     """Yield (log-probability, rank) of the targets of one window. inputs: the ids up to the last but one."""
     cache = gpt2.make_kv_cache(model.params, model.n_head, len(inputs))
@@ -98,15 +161,19 @@ def totals(logprobs: list[float], text: str) -> dict:
     >>> sums["token_perplexity"], sums["n_words"], round(sums["word_perplexity"], 4), sums["n_bytes"]
     (4.0, 3, 6.3496, 9)
     """
-    nll = -math.fsum(logprobs)
     n_words = len(re.split(r"\s+", text))
     n_bytes = len(text.encode("utf-8", "replace"))
+    return measures(-math.fsum(logprobs), len(logprobs), n_words, n_bytes)
+
+
+def measures(nll: float, n_tokens: int, n_words: int, n_bytes: int) -> dict:
+    """Return the measures of a text, or of several texts together."""
     return {
-        "n_tokens": len(logprobs),
+        "n_tokens": n_tokens,
         "n_words": n_words,
         "n_bytes": n_bytes,
         "nll": nll,
-        "token_perplexity": exp(nll / len(logprobs)),
+        "token_perplexity": exp(nll / n_tokens),
         "word_perplexity": exp(nll / n_words),
         "byte_perplexity": exp(nll / n_bytes),
         "bits_per_byte": nll / n_bytes / math.log(2),
@@ -118,8 +185,22 @@ def exp(x):
     return math.exp(x) if x < 700 else None
 
 
-def definition(model: Model, n_tokens: int, stride: int) -> str:
+def exp_as_text(x: float) -> str:
+    """Return e to the x with four decimals, from a million on in scientific notation.
+
+    >>> exp_as_text(1.0), exp_as_text(20.0), exp_as_text(9000.0)
+    ('2.7183', '4.8517e+8', '1.4450e+3908')
+    """
+    if x < math.log(1e6):
+        return f"{math.exp(x):.4f}"
+    return f"{WIDE.exp(decimal.Decimal(x)):.4e}"
+
+
+def definition(model: Model, request: Request, stride: int) -> str:
     """Return in words how the text was cut into windows."""
+    if request.context is not None:
+        return "after the given context, as in lm-evaluation-harness (loglikelihood)"
+    n_tokens = len(request.ids)
     start = f"after {name_of(model.encoder, model.special.start)}"
     if n_tokens > model.n_ctx and stride != model.n_ctx:
         cut = f"in windows of {model.n_ctx} tokens that move by {stride}, each scoring only its new tokens"
@@ -157,13 +238,14 @@ def paint_lines(piece, codes):
 
 
 def render(
-    scores: list[tuple], ids: list[int], model: Model, text: str, n_rows: int | None, stride: int
+    scores: list[tuple], request: Request, model: Model, text: str, n_rows: int | None, stride: int
 ) -> Iterator[str]:
     """Yield the lines of the view: the coloured text and its most surprising tokens, the totals, the definition.
 
     Without colours, all tokens are listed instead of the text. n_rows: list the most surprising tokens only.
     """
     width = screen.width()
+    ids = request.ids
     logprobs = [logprob for logprob, _ in scores]
     names = [name_of(model.encoder, token) for token in ids]
     by_surprise = np.argsort(logprobs, kind="stable")
@@ -183,7 +265,24 @@ def render(
     yield from screen.wrap(likelihood, width)
     yield from others  # a long number stays on its line
     yield ""
-    yield from screen.wrap(f"Scored with {abbreviated(model.name)} {definition(model, len(ids), stride)}.", width)
+    yield from screen.wrap(f"Scored with {abbreviated(model.name)} {definition(model, request, stride)}.", width)
+    if request.context is not None:
+        yield from screen.wrap(continuation_sentence(scores), width)
+
+
+def continuation_sentence(scores):
+    """Return what loglikelihood returns, in words."""
+    is_not = "" if is_greedy(scores) else "not "
+    return f"log-probability of the text: {-nll_of(scores):.4f}; it is {is_not}the greedy continuation of the context"
+
+
+def is_greedy(scores) -> bool:
+    """Return whether each token was the model's likeliest."""
+    return all(rank == 1 for _, rank in scores)
+
+
+def nll_of(scores) -> float:
+    return -math.fsum(logprob for logprob, _ in scores)
 
 
 def table(names, scores, listed, width):
@@ -201,32 +300,39 @@ def table(names, scores, listed, width):
 
 def summary(sums, scores):
     n_first = sum(rank == 1 for _, rank in scores)
-    return (
-        f"{sums['n_tokens']} tokens, {sums['n_words']} words, {sums['n_bytes']} bytes; {n_first} tokens "
-        f"({n_first / sums['n_tokens']:.0%}) were the model's likeliest"
-    )
+    share = f"{n_first / sums['n_tokens']:.0%}"
+    return f"{counts_in_words(sums)}; {n_first} of the tokens ({share}) were the model's likeliest"
 
 
-def total_lines(sums):
+def counts_in_words(sums: dict) -> str:
+    """Return "4 tokens, 1 word, 9 bytes"."""
+    counts = {noun: sums[f"n_{noun}s"] for noun in ("token", "word", "byte")}
+    return ", ".join(f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
+
+
+def total_lines(sums: dict) -> Iterator[str]:
+    """Yield the measures, one per line."""
     yield f"negative log-likelihood {sums['nll']:14.4f} nats = {sums['nll'] / math.log(2):.4f} bits"
-    for name in ("token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"):
-        value = "too large" if sums[name] is None else f"{sums[name]:.4f}"
-        yield f"{name.replace('_', ' '):23} {value:>14}"
+    for unit in ("token", "word", "byte"):
+        yield f"{unit + ' perplexity':23} {exp_as_text(sums['nll'] / sums[f'n_{unit}s']):>14}"
+    yield f"{'bits per byte':23} {sums['bits_per_byte']:14.4f}"
 
 
 # ---- as JSON ---------------------------------------------------------------------------------------------------
 
 
-def as_json(scores: list[tuple], ids: list[int], model: Model, text: str, stride: int) -> dict:
+def as_json(scores: list[tuple], request: Request, model: Model, text: str, stride: int) -> dict:
     """Return the totals, the definition and every token as a dict."""
     tokens = [
-        {"id": token, "token": name_of(model.encoder, token), "logprob": logprob, "rank": rank}
-        for token, (logprob, rank) in zip(ids, scores, strict=True)
+        {"id": token, "token": model.encoder.decode([token]), "logprob": logprob, "rank": rank}
+        for token, (logprob, rank) in zip(request.ids, scores, strict=True)
     ]
+    is_continuation = request.context is not None
     return {
         "model": model.name,
+        **({"logprob": -nll_of(scores), "is_greedy": is_greedy(scores)} if is_continuation else {}),
         **totals([logprob for logprob, _ in scores], text),
-        "definition": definition(model, len(ids), stride),
+        "definition": definition(model, request, stride),
         "window": model.n_ctx,
         "stride": stride,
         "tokens": tokens,
@@ -236,11 +342,11 @@ def as_json(scores: list[tuple], ids: list[int], model: Model, text: str, stride
 # ---- the view ----------------------------------------------------------------------------------------------------
 
 
-def show_score(model: Model, ids: list[int], text: str, options: Options, seed: int) -> None:
+def show_score(model: Model, request: Request, text: str, options: Options, seed: int) -> None:
     """Print the tokens of a text with their log-probabilities, and the totals."""
     stride = options.stride or model.n_ctx
-    scores = list(writing.with_progress_bar(score(ids, model, stride), len(ids)))
+    scores = list(writing.with_progress_bar(score_request(request, model, stride), len(request.ids), "scoring"))
     if options.json:
-        writing.write_json(as_json(scores, ids, model, text, stride))
+        writing.write_json(as_json(scores, request, model, text, stride))
     else:
-        writing.write_lines(render(scores, ids, model, text, options.rows, stride))
+        writing.write_lines(render(scores, request, model, text, options.rows, stride))

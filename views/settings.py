@@ -82,6 +82,11 @@ def selected(setting: dict, names: Iterable[str]) -> dict:
     return {name: value for name, value in setting.items() if name in names}
 
 
+def has_sampler(setting: dict) -> bool:
+    """Return whether a setting has options of the sampler; without them it is greedy."""
+    return bool(selected(setting, STRATEGY_FLAGS))
+
+
 # ---- a setting -> a completion ---------------------------------------------------------------------------------
 
 
@@ -94,9 +99,9 @@ def new_logits_processor(model: Model, setting: dict, options: Options, n_prompt
     return request.new_logits_processor(model, options, n_prompt, selected(setting, sampling.PENALTIES))
 
 
-def random_numbers(seed: int, i: int = 0) -> np.random.Generator:
-    """Return the generator of sample `i`: that of gpt2.py, and the same for every setting."""
-    return np.random.default_rng((seed, 0, i))
+def random_numbers(seed: int, i: int = 0, row: int = 0) -> np.random.Generator:
+    """Return the generator of sample `i` of a row: that of gpt2.py and batch.py, and the same for every setting."""
+    return np.random.default_rng((seed, row, i))
 
 
 def new_completion(

@@ -9,6 +9,7 @@ Each setting is measured by numbers that are simple and common, but do not repla
 """
 
 import csv
+import functools
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from engine.batching import generate_samples
 from engine.completion import Completion
 from utils import Model
 from views import screen, settings, writing
+from views.texts import Line
 
 MEASURES = ("distinct_1", "distinct_2", "repeated", "logprob")
 MEANING = (
@@ -51,14 +53,14 @@ class LogprobObserver:
 
 
 def run_grid(
-    model: Model, ids: list[int], grid: list[dict], options: Options, seed: int, watch: Callable = iter
+    model: Model, ids: list[int], grid: list[dict], options: Options, new_rng: Callable, watch: Callable = iter
 ) -> list[dict]:
     """Return a cell per setting: {"settings", the measures, "texts", "finish_reason"}.
 
-    watch: wraps the steps of the generation, for a progress bar.
+    new_rng: returns the generator of sample i. watch: wraps the steps of the generation, for a progress bar.
     """
     completions = [
-        [new_completion(model, setting, options, len(ids), seed, i) for i in range(options.num_samples)]
+        [new_completion(model, setting, options, len(ids), new_rng(i)) for i in range(options.num_samples)]
         for setting in grid
     ]
     together = [completion for cell in completions for completion in cell]
@@ -67,9 +69,8 @@ def run_grid(
     return [measure(setting, cell, model.encoder, ids) for setting, cell in zip(grid, completions, strict=True)]
 
 
-def new_completion(model, setting, options, n_prompt, seed, i):
+def new_completion(model, setting, options, n_prompt, rng):
     observer = LogprobObserver(model.special.stop_ids)
-    rng = settings.random_numbers(seed, i)
     return settings.new_completion(model, setting, options, n_prompt, rng, on_token=observer)
 
 
@@ -116,7 +117,6 @@ def render(cells: list[dict], names: list[str], width: int) -> Iterator[str]:
             number = f"{i:5} " if len(cell["texts"]) > 1 else " " * 6
             yield from render_text(text, number, width)
         yield ""
-    yield from screen.wrap(MEANING, width)
 
 
 def render_text(text, number, width):
@@ -138,9 +138,15 @@ def row_of(cell, names):
 
 # ---- in a file -------------------------------------------------------------------------------------------------
 
+# A result is (cells, about) of a prompt; about: "model", "prompt", "seed" and "n_tokens_to_generate".
 
-def as_markdown(cells: list[dict], names: list[str], about: dict) -> str:
-    """Return a table with a row per text. about: "model", "prompt" and "seed"."""
+
+def as_markdown(results: list[tuple], names: list[str]) -> str:
+    """Return a table per prompt with a row per text. names: the options of a setting."""
+    return "\n".join(markdown_table(cells, names, about) for cells, about in results)
+
+
+def markdown_table(cells, names, about):
     headings = [*names, *MEASURES, "text"]
     lines = [
         f"{escape_markdown(about['model'])}: {escape_markdown(about['prompt'])}",
@@ -159,21 +165,29 @@ def escape_markdown(text):
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", screen.printable(text, but="\n")).replace("\n", "<br>")
 
 
-def as_csv(cells: list[dict], names: list[str], about: dict) -> str:
+def as_csv(results: list[tuple], names: list[str]) -> str:
     """Return a header and a row per text, as in RFC 4180. Spreadsheets need the byte order mark to read UTF-8."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow([*names, "sample", *MEASURES, "finish_reason", "text"])
-    for cell in cells:
-        setting = [cell["settings"][name] for name in names]
-        measures = [cell[name] for name in MEASURES]
-        for i, (text, reason) in enumerate(zip(cell["texts"], cell["finish_reason"], strict=True)):
-            writer.writerow([*setting, i, *measures, reason, text])
+    has_prompts = len(results) > 1
+    writer.writerow([*["prompt"] * has_prompts, *names, "sample", *MEASURES, "finish_reason", "text"])
+    for cells, about in results:
+        for cell in cells:
+            setting = [cell["settings"][name] for name in names]
+            measures = [cell[name] for name in MEASURES]
+            for i, (text, reason) in enumerate(zip(cell["texts"], cell["finish_reason"], strict=True)):
+                writer.writerow([*[about["prompt"]] * has_prompts, *setting, i, *measures, reason, text])
     return "\ufeff" + out.getvalue()
 
 
-def as_json(cells: list[dict], names: list[str], about: dict) -> str:
-    return json.dumps({**about, "measures": MEANING, "cells": cells}, ensure_ascii=False, indent=1) + "\n"
+def as_json(results: list[tuple], names: list[str]) -> str:
+    """Return an object; of several prompts, a list of objects."""
+    records = [record_of(*result) for result in results]
+    return json.dumps(records[0] if len(records) == 1 else records, ensure_ascii=False, indent=1) + "\n"
+
+
+def record_of(cells, about):
+    return {**about, "measures": MEANING, "cells": cells}
 
 
 FORMATS = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
@@ -184,17 +198,38 @@ FORMATS = {".md": as_markdown, ".csv": as_csv, ".json": as_json}
 
 def show_sweep(model: Model, ids: list[int], prompt: str, options: Options, seed: int) -> None:
     """Print the texts of each setting, or write them to a file."""
+    show_sweep_lines(model, [ids], [Line(1, prompt)], options, seed)
+
+
+def show_sweep_lines(model: Model, prompts: list[list[int]], lines: list[Line], options: Options, seed: int) -> None:
+    """Print or write the texts of each setting for each prompt. They are those of batch.py with the same seed."""
     grid = settings.grid(options)
     names = list(grid[0])
-    n_tokens = options.n_tokens_to_generate
-    cells = run_grid(model, ids, grid, options, seed, lambda steps: writing.with_progress_bar(steps, n_tokens))
-    about = {"model": model.name, "prompt": prompt, "seed": seed, "n_tokens_to_generate": n_tokens}
+    results = []
+    for row, (ids, line) in enumerate(zip(prompts, lines, strict=True)):
+        new_rng = functools.partial(settings.random_numbers, seed, row=row)
+        cells = run_grid(model, ids, grid, options, new_rng, functools.partial(watch, options, row, len(lines)))
+        about = {
+            "model": model.name,
+            "prompt": line.text,
+            "seed": seed,
+            "n_tokens_to_generate": options.n_tokens_to_generate,
+        }
+        if options.output:
+            results.append((cells, about))
+        elif options.json:
+            writing.write_json(record_of(cells, about))
+        else:
+            heading = [screen.paint(screen.printable(line.text), "bold"), ""] if len(lines) > 1 else []
+            writing.write_lines([*heading, *render(cells, names, screen.width())])
     if options.output:
-        text = FORMATS[Path(options.output).suffix.lower()](cells, names, about)
+        text = FORMATS[Path(options.output).suffix.lower()](results, names)
         writing.write_file(options.output, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    elif options.json:
-        writing.write_json({**about, "measures": MEANING, "cells": cells})
-    else:
-        lines = render(cells, names, screen.width())
-        end = screen.wrap(f"Seed {seed}, the same for every setting.", screen.width())
-        writing.write_lines([*lines, *end])
+    elif not options.json:
+        writing.write_lines(screen.wrap(f"{MEANING}. Seed {seed}, the same for every setting.", screen.width()))
+
+
+def watch(options, row, n_rows, steps):
+    """Return the steps of a prompt with a progress bar."""
+    label = f"prompt {row + 1} of {n_rows}" if n_rows > 1 else "generating"
+    return writing.with_progress_bar(steps, options.n_tokens_to_generate, label)

@@ -13,13 +13,16 @@ from cli import output
 log = logging.getLogger("picogpt")
 
 
-def with_progress_bar(steps: Iterable, n_steps: int) -> Iterable:
-    """Return the steps, with a progress bar on a terminal if they take more than half a second."""
+def with_progress_bar(steps: Iterable, n_steps: int, label: str, unit: str = "token") -> Iterable:
+    """Return the steps, with a progress bar on a terminal if they take more than half a second.
+
+    label: says what is done. unit: the noun for a step.
+    """
     if not sys.stderr.isatty():
         return steps
     from tqdm import tqdm
 
-    return tqdm(steps, total=n_steps, leave=False, delay=0.5)
+    return tqdm(steps, total=n_steps, desc=label, unit=f" {unit}s", leave=False, delay=0.5)
 
 
 def write_lines(lines: Iterable[str]) -> None:

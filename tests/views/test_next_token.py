@@ -33,7 +33,8 @@ def records(here):
 @pytest.mark.parametrize(
     ("args", "removed"),
     [  # Raschka's distribution: forward 0.572, toward 0.358, closer 0.061, you, inches, every, moves, ...
-        ([], {"greedy": "closer every effort inches moves pizza toward you"}),
+        ([], {}),  # the model's own distribution, of which the likeliest token is chosen
+        (["--strategy", "greedy"], {"greedy": "closer every effort inches moves pizza toward you"}),
         (["--temperature", "0"], {"temperature": "closer every effort inches moves pizza toward you"}),
         (["--temperature", "1"], {}),
         (["--top_k", "3"], {"top_k": "every effort inches moves pizza you"}),
@@ -151,6 +152,20 @@ def test_a_greedy_choice_draws_no_number(records, seen):
     (record,) = records("--toy")
     assert "u" not in record["draw"] and record["draw"]["token"] == "forward"
     assert "the likeliest token is 'forward' (id 3); nothing is drawn" in seen("next", "--toy")
+
+
+def test_without_options_of_the_sampler_the_bars_are_the_model_s_own_distribution(records, seen):
+    (record,) = records("--toy")
+    assert [row["drawn_with"] for row in record["tokens"]] == [row["probability"] for row in record["tokens"]]
+    assert record["filters"] == [] and record["support"] == 9
+    out = seen("next", "--toy")
+    assert "✗" not in out and "drawn" not in out.splitlines()[3]
+    assert "9 tokens → the likeliest token" in out
+
+
+def test_the_tokens_of_the_json_are_unchanged(records):
+    (record,) = records(STORY, "--model_size", "tiny", "--rows", "2")
+    assert [(row["token"], row["name"]) for row in record["tokens"]] == [(",", ","), (" there", "␣there")]
 
 
 # ---- several steps ---------------------------------------------------------------------------------------------

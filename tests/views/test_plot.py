@@ -4,6 +4,7 @@ import itertools
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from conftest import requires
 from views_helpers import ROOT, records_of, run_explore, stdout_of
 
 import utils
-from views import plot, screen, toy
+from views import command, heatmap, pictures, plot, screen, toy
+from views.next_token import name_of
 
 matplotlib = requires("matplotlib")
 
@@ -43,7 +45,7 @@ def run(here):
 def figures(monkeypatch):
     """The figures that would be saved, in a list."""
     saved = []
-    monkeypatch.setattr(plot, "save", lambda figure, file, name: saved.append(figure))
+    monkeypatch.setattr(pictures, "save", lambda figure, file, name: saved.append(figure))
     return saved
 
 
@@ -82,7 +84,7 @@ def test_the_heights_of_the_bars_are_the_probabilities(pictured):
     assert {label.get_rotation() for label in axes.get_xticklabels()} == {90}
     assert legend(axes) == ["temperature = 1", "temperature = 0.1", "temperature = 5"]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("probability", "next token")
-    assert axes.get_title() == "every effort moves you …"
+    assert axes.get_title() == "toy: every effort moves you …"
     assert crosses(axes) == []
 
 
@@ -128,6 +130,34 @@ def test_a_large_vocabulary_shows_the_likeliest_tokens_and_counts_all_that_remai
     assert len(crosses(axes)) == 4
 
 
+def test_a_token_that_a_bias_makes_likely_is_shown(pictured):
+    words = ("Once upon a time", "--model_size", "tiny", "--logit_bias", '{"1000": 30}', "--rows", "3")
+    axes = pictured(*words)
+    (token,) = [name_of(utils.load("tiny").encoder, 1000)]
+    assert next(label.get_text() for label in axes.get_xticklabels()) == token
+    assert legend(axes) == ["with biases and penalties"]
+
+
+def test_the_tokens_are_ranked_by_the_largest_probability_of_any_setting(pictured):
+    axes = pictured("One day", "--model_size", "tiny", "--typical_p", "0.1,0.5", "--temperature", "2", "--rows", "6")
+    largest = np.max(heights(axes), axis=0)
+    assert largest.tolist() == sorted(largest, reverse=True) and largest[0] > 0.5
+
+
+def test_a_picture_names_the_model_and_shortens_long_tokens(monkeypatch, pictured):
+    model = toy.toy_model()
+    monkeypatch.setattr(command, "toy_model", lambda: replace(model, name="m" * 100))
+    monkeypatch.setattr(plot, "name_of", lambda encoder, token: f"{token}" * 30)
+    axes = pictured("--toy")
+    assert axes.get_title().startswith("mmm") and len(axes.get_title()) < 110
+    assert max(len(label.get_text()) for label in axes.get_xticklabels()) <= 16
+
+
+def test_text_in_an_svg_remains_text(run, tmp_path):
+    run("--toy", "--output", tmp_path / "a.svg")
+    assert ">forward</text>" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
 def test_the_options_with_one_value_are_in_the_title(pictured):
     assert pictured("--toy", "--temperature", "2", "--top_p", "0.5,0.9").get_title().endswith("…  (temperature = 2)")
 
@@ -158,7 +188,7 @@ def test_any_token_can_be_drawn(tmp_path, kind):
     names = [screen.visible(token) for token in AWKWARD]
     figure = plot.bars(names, [0.1] * len(names), awkward_series(len(names)), "".join(names[-6:]) + "$")
     with open(tmp_path / f"a.{kind}", "wb") as file:
-        plot.save(figure, file, f"a.{kind}")  # a warning, as of a missing glyph, is an error here
+        pictures.save(figure, file, f"a.{kind}")  # a warning, as of a missing glyph, is an error here
     start = (tmp_path / f"a.{kind}").read_bytes()[:5]
     assert start == {"png": b"\x89PNG\r", "svg": b"<?xml", "pdf": b"%PDF-"}[kind]
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -171,16 +201,16 @@ def test_any_token_can_be_drawn(tmp_path, kind):
 
 
 def test_a_character_is_escaped_unless_an_installed_font_has_it(monkeypatch):
-    with plot.style():
-        assert plot.drawable("a🄫é") == "a🄫é" or plot.drawable("a🄫é") == "a\\U0001f12bé"
-        escaped = plot.drawable("\u1d7ca\u2a3f\ue000")
+    with pictures.style():
+        assert pictures.drawable("a🄫é") == "a🄫é" or pictures.drawable("a🄫é") == "a\\U0001f12bé"
+        escaped = pictures.drawable("\u1d7ca\u2a3f\ue000")
     assert escaped.endswith("\\ue000")
     lacking = next(chr(c) for c in range(0xE000, 0xE400) if in_stix(chr(c)))  # in STIX but not in DejaVu Sans
-    with plot.style():
-        assert plot.drawable(lacking).startswith("\\u")
-    monkeypatch.setattr(plot, "FONTS", (("No Such Font", "STIXNonUnicode"),))
-    with plot.style():
-        assert plot.drawable(lacking) == lacking
+    with pictures.style():
+        assert pictures.drawable(lacking).startswith("\\u")
+    monkeypatch.setattr(pictures, "FONTS", (("No Such Font", "STIXNonUnicode"),))
+    with pictures.style():
+        assert pictures.drawable(lacking) == lacking
 
 
 def in_stix(character):
@@ -220,7 +250,7 @@ def test_a_picture_that_cannot_be_completed_leaves_the_old_file(run, tmp_path, m
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plot, "save", fail)
+    monkeypatch.setattr(pictures, "save", fail)
     assert run("--toy", "--output", tmp_path / "a.png")[0] == 130
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
@@ -240,10 +270,10 @@ def test_a_heat_map_has_the_probabilities_the_names_and_a_frame_around_the_chose
     for column, record in enumerate(records):
         for row, token in enumerate(record["tokens"]):
             assert grid[row, column] == pytest.approx(token["probability"])
-            assert texts[column, row - 0.15] == token["token"]
+            assert texts[column, row - 0.15] == token["name"]
             assert ((column, row) in frames) == (token["id"] == record["draw"]["id"])
         assert np.isnan(grid[len(record["tokens"]) :, column]).all()
-    assert [label.get_text() for label in axes.get_xticklabels()] == [record["draw"]["token"] for record in records]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [record["draw"]["name"] for record in records]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2", "3", "4", "5", "below"]
     assert "temperature = 3, top_k = 30, seed 2" in axes.get_xlabel()
     assert axes.figure.axes[1].get_ylabel() == "the model's own probability"
@@ -253,6 +283,24 @@ def test_a_removed_token_is_hatched_in_a_heat_map(pictured):
     axes = pictured("--toy", "--heatmap", "--top_k", "2", "--steps", "2", "--seed", "1")
     hatched = sorted(tuple(np.round(box.get_center()).astype(int)) for box in axes.patches if box.get_hatch())
     assert hatched == [(column, row) for column in range(2) for row in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("n_steps", [1, 11, 12, 30, 100])
+@pytest.mark.parametrize("n_rows", [1, 6, 50])
+def test_a_heat_map_fits_on_a_page_with_all_of_its_columns(n_steps, n_rows):
+    n_columns, scale = heatmap.layout(n_steps, n_rows)
+    n_strips = -(-n_steps // n_columns)
+    width, height = (scale * size for size in heatmap.natural_size(n_columns, n_strips, n_rows))
+    assert any(width <= across + 1e-9 and height <= down + 1e-9 for across, down in heatmap.PAGE)
+    assert n_strips * n_columns >= n_steps and 0 < scale <= 1
+
+
+def test_a_long_heat_map_has_several_strips(figures, run, tmp_path):
+    run("--toy", "--heatmap", "--steps", "40", "--temperature", "1", "--output", tmp_path / "a.png")
+    *strips, _ = figures[-1].axes
+    assert len(strips) > 1
+    assert sum(len(axes.get_xticklabels()) for axes in strips) == 40
+    assert max(figures[-1].get_size_inches()) <= 10.9 + 1e-9
 
 
 # ---- without matplotlib ----------------------------------------------------------------------------------------
@@ -289,7 +337,11 @@ def test_a_picture_needs_no_display_and_prints_nothing(run, tmp_path, monkeypatc
 def test_the_commands_of_the_documentation_draw_its_pictures(here, tmp_path):
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
     commands = re.findall(r"^python explore\.py (.*) --output docs/(\S+)$", pages, re.M)
-    assert sorted(name for _, name in commands) == sorted(path.name for path in (ROOT / "docs").glob("*.png"))
+    assert sorted(name for _, name in commands) == sorted(
+        path.name
+        for path in (ROOT / "docs").glob("*.png")
+        if path.name != "page.png"  # from a browser
+    )
     for words, name in commands:
         assert stdout_of(here, *shlex.split(words), "--output", tmp_path / name) == ""
         made, kept = (matplotlib.image.imread(folder / name) for folder in (tmp_path, ROOT / "docs"))

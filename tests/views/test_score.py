@@ -114,7 +114,7 @@ def test_a_long_text_without_spaces_has_no_word_perplexity(scored):
     text = "你好" * 100
     found = json.loads(scored(text, "--model_size", "tiny", "--json"), parse_constant=pytest.fail)
     assert found["word_perplexity"] is None and found["nll"] > 1000 and found["bits_per_byte"] > 0
-    assert re.search(r"word perplexity +too large", scored(text, "--model_size", "tiny"))
+    assert re.search(r"word perplexity +\d\.\d{4}e\+\d+\n", scored(text, "--model_size", "tiny"))
 
 
 # ---- the output ------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_the_json_has_every_token_and_their_sum(scored):
 def test_a_text_in_a_vocabulary_without_end_of_text_begins_after_a_newline(tiny):
     encoder = CharacterEncoder({"\n": 0, "a": 1})
     letters = SimpleNamespace(encoder=encoder, special=default_tokens(encoder, 2), n_ctx=8)
-    assert "after \\n, in one window" in score.definition(letters, 3, 8)
+    assert "after \\n, in one window" in score.definition(letters, score.Request([1, 1, 1]), 8)
 
 
 def test_the_log_probabilities_are_those_of_a_distribution(tiny, plain):
@@ -194,6 +194,57 @@ def test_the_log_probabilities_are_those_of_a_distribution(tiny, plain):
     np.testing.assert_allclose(some, expected, rtol=0, atol=1e-4)
 
 
-def test_a_total_with_many_digits_stays_on_one_line(scored):
+def test_an_extreme_perplexity_is_printed_in_scientific_notation(scored):
     out = scored("你好" * 7, "--model_size", "tiny")
-    assert re.search(r"^word perplexity +\d{40,}\.\d{4}$", out, re.MULTILINE)
+    nll = re.search(r"likelihood +([\d.]+) nats", out)[1]
+    exponent = re.search(r"^word perplexity +\d\.\d{4}e\+(\d+)$", out, re.MULTILINE)[1]
+    assert int(exponent) == int(float(nll) / math.log(10)) > 40
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0, 13.8, 13.9, 100.0, 709.0, 710.0, 12345.6, 2e6])
+def test_a_perplexity_of_any_size_has_its_digits(x):
+    text = score.exp_as_text(x)
+    mantissa, _, exponent = text.partition("e+")
+    assert math.log(float(mantissa)) + int(exponent or 0) * math.log(10) == pytest.approx(x, rel=1e-4, abs=1e-4)
+    assert len(text) <= 14
+
+
+# ---- a continuation --------------------------------------------------------------------------------------------
+
+
+def test_a_continuation_has_the_log_probabilities_of_its_tokens_after_the_context(scored, plain):
+    context = plain.encoder.encode("Once upon a time there was a")
+    ids = plain.encoder.encode(" little girl")
+    logits = gpt2_pico.gpt2(context + ids, **plain.params, n_head=plain.n_head)
+    expected = sum(sampling.log_softmax(logits[len(context) - 1 + i])[token] for i, token in enumerate(ids))
+    found = json.loads(
+        scored(" little girl", "--given", "Once upon a time there was a", "--model_size", "tiny", "--json")
+    )
+    assert found["logprob"] == pytest.approx(expected, abs=1e-4)
+    assert found["n_tokens"] == len(ids) and "loglikelihood)" in found["definition"]
+    assert found["is_greedy"] is True
+    assert json.loads(scored(" dog", "--given", "Once upon", "--model_size", "tiny", "--json"))["is_greedy"] is False
+
+
+def test_spaces_at_the_end_of_the_context_belong_to_the_text(tiny):
+    expected = score.encode_pair("The dog", " was", tiny.encoder)
+    assert score.encode_pair("The dog ", "was", tiny.encoder) == expected
+    assert expected.context + expected.ids == tiny.encoder.encode("The dog was")
+
+
+def test_an_empty_context_is_the_start_of_a_text(scored):
+    words = ("Once upon a time", "--model_size", "tiny", "--json")
+    assert json.loads(scored(*words, "--given", ""))["nll"] == pytest.approx(json.loads(scored(*words))["nll"])
+
+
+def test_of_a_long_context_the_last_tokens_are_read(tiny):
+    ids = tiny.encoder.encode(" the dog" * 400)
+    request = score.Request([11, 12], ids)
+    long = list(score.score_continuation(request, tiny))
+    short = list(score.score_continuation(score.Request([11, 12], ids[-511:]), tiny))
+    assert [logprob for logprob, _ in long] == pytest.approx([logprob for logprob, _ in short], abs=1e-4)
+
+
+def test_the_tokens_of_the_json_are_unchanged(scored):
+    found = json.loads(scored("One day\n", "--model_size", "tiny", "--json"))
+    assert "".join(token["token"] for token in found["tokens"]) == "One day\n"

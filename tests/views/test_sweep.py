@@ -138,10 +138,10 @@ def test_no_text_can_break_a_table_of_markdown_or_csv():
     measures = dict.fromkeys(sweep.MEASURES, 0.5)
     cells = [{"settings": {"top_k": 1}, **measures, "texts": [text], "finish_reason": ["length"]}]
     about = {"model": "tiny", "prompt": "x | y", "seed": 1}
-    lines = sweep.as_markdown(cells, ["top_k"], about).splitlines()
+    lines = sweep.as_markdown([(cells, about)], ["top_k"]).splitlines()
     (row,) = [line for line in lines if line.startswith("| 1 |")]
     assert (
         len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"\|", lines[2])) and "\x1b" not in row and r"\<b\>" in row
     )
-    rows = list(csv.DictReader(io.StringIO(sweep.as_csv(cells, ["top_k"], about).removeprefix("\ufeff"))))
+    rows = list(csv.DictReader(io.StringIO(sweep.as_csv([(cells, about)], ["top_k"]).removeprefix("\ufeff"))))
     assert rows[0]["text"] == text

@@ -9,13 +9,15 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+from conftest import Terminal
+from tqdm import tqdm
 from views_helpers import ROOT, STORY, records_of, run_explore, stdout_of
 
 import explore
 import utils
 from checkpoints import files
 from cli import terminal
-from views import command, toy
+from views import command, toy, writing
 
 MANY = ",".join(map(str, range(1, 1001)))
 
@@ -233,6 +235,14 @@ def test_the_seed_of_a_draw_is_shown_and_repeats_the_draw(here):
     (other,) = records_of(here, "--toy", "--temperature", "1")
     assert first["draw"]["seed"] != other["draw"]["seed"]
     assert records_of(here, "--toy", "--temperature", "1", "--seed", first["draw"]["seed"]) == [first]
+
+
+def test_a_progress_bar_says_what_is_done(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("tqdm.tqdm", lambda steps, **options: tqdm(steps, **{**options, "delay": 0, "file": screen}))
+    assert list(writing.with_progress_bar(range(3), 3, "scoring", "text")) == [0, 1, 2]
+    assert "scoring: " in screen.getvalue() and "texts/s" in screen.getvalue()
 
 
 # ---- imports ---------------------------------------------------------------------------------------------------

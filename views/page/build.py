@@ -7,8 +7,8 @@ attention and the predictions of the layers for each step. page.html, page.css a
 from dataclasses import replace
 
 import sampling
-from cli.flags import STRATEGY_FLAGS
 from cli.options import Options
+from cli.request import encode_prompt
 from engine.products import with_fast_products
 from utils import Model
 from views import settings, writing
@@ -54,10 +54,12 @@ def n_steps_of(options: Options) -> int:
     return options.steps if "steps" in options.given else N_STEPS
 
 
-def check_prompt(ids: list[int], model: Model, options: Options) -> None:
-    """Raise ValueError if a recording of this prompt would be too long."""
+def prepare(model: Model, prompt: str, options: Options) -> list[int]:
+    """Return the ids of a prompt. Raise ValueError if it is too long, for the model or for a recording."""
+    ids = encode_prompt(prompt, model, options)
     if not is_live(model):
         recording.check_length(len(ids), n_steps_of(options), model.n_ctx)
+    return ids
 
 
 def initial_settings(setting: dict) -> dict:
@@ -69,7 +71,7 @@ def initial_settings(setting: dict) -> dict:
 
 def drawing(setting: dict) -> dict:
     """Return a setting that draws: without options of the sampler, from the model's own distribution."""
-    return setting if settings.selected(setting, STRATEGY_FLAGS) else {**setting, "temperature": 1.0}
+    return setting if settings.has_sampler(setting) else {**setting, "temperature": 1.0}
 
 
 def sizes(model: Model, n_steps: int) -> dict:
