@@ -189,7 +189,7 @@ def exp_as_text(x: float) -> str:
     """Return e to the x with four decimals, from a million on in scientific notation.
 
     >>> exp_as_text(1.0), exp_as_text(20.0), exp_as_text(9000.0)
-    ('2.7183', '4.8517e+8', '1.4450e+3908')
+    ('2.7183', '4.8517e+8', '4.4703e+3908')
     """
     if x < math.log(1e6):
         return f"{math.exp(x):.4f}"

@@ -2,11 +2,11 @@
 /* GPT-2 in plain JavaScript: from a token id to the logits of the next token.
 
    It is gpt2_pico.py with a KV cache. One call computes one position; the keys and values of the positions before it are
-   in the cache. The names are those of gpt2_pico.py. A matrix is stored as int8 with one scale per output:
+   in the cache. The names are those of gpt2_pico.py. A matrix has one row per output:
 
-       { values: Int8Array [n_out * n_in], scale: Float32Array [n_out], n_out, n_in }
+       { values: Float32Array [n_out * n_in], n_out, n_in }
 
-   so that a weight is values * scale. Vectors are Float32Arrays. Sizes in the shape comments:
+   Vectors are Float32Arrays. Sizes in the shape comments:
 
        n_embd     width of the residual stream, n_head * d_head
        n_total    positions attended to: those in the cache and the new one */
@@ -41,22 +41,26 @@ function layer_norm(x, { g, b, eps = 1e-5 }) { // [n_embd] -> [n_embd]
 }
 
 function dot(x, values, start) { // the product of x with values[start : start + n]
-  const n = x.length;
-  let [sum0, sum1, sum2, sum3] = [0, 0, 0, 0]; // four sums: an addition need not wait for the one before it
-  let i = 0;
-  for (; i + 3 < n; i += 4) {
-    sum0 += x[i] * values[start + i];
-    sum1 += x[i + 1] * values[start + i + 1];
-    sum2 += x[i + 2] * values[start + i + 2];
-    sum3 += x[i + 3] * values[start + i + 3];
-  }
-  for (; i < n; i++) sum0 += x[i] * values[start + i];
-  return sum0 + sum1 + (sum2 + sum3);
+  let sum = 0;
+  for (let i = 0; i < x.length; i++) sum += x[i] * values[start + i];
+  return sum;
 }
 
-function product(x, w) { // [n_in] -> [n_out]
-  const y = new Float32Array(w.n_out);
-  for (let o = 0; o < w.n_out; o++) y[o] = dot(x, w.values, o * w.n_in) * w.scale[o];
+function product(x, { values, n_out, n_in }) { // [n_in] -> [n_out]
+  const y = new Float32Array(n_out);
+  let o = 0;
+  for (; o + 3 < n_out; o += 4) { // four outputs at a time: the sums do not wait for each other, and x is read once
+    const [row0, row1, row2, row3] = [o * n_in, (o + 1) * n_in, (o + 2) * n_in, (o + 3) * n_in];
+    let [sum0, sum1, sum2, sum3] = [0, 0, 0, 0];
+    for (let i = 0; i < n_in; i++) {
+      sum0 += x[i] * values[row0 + i];
+      sum1 += x[i] * values[row1 + i];
+      sum2 += x[i] * values[row2 + i];
+      sum3 += x[i] * values[row3 + i];
+    }
+    y.set([sum0, sum1, sum2, sum3], o);
+  }
+  for (; o < n_out; o++) y[o] = dot(x, values, o * n_in);
   return y;
 }
 
@@ -65,8 +69,7 @@ function linear(x, { w, b }) { // [n_in] -> [n_out]
 }
 
 function row(matrix, i) { // -> [n_in]
-  const values = matrix.values.subarray(i * matrix.n_in, (i + 1) * matrix.n_in);
-  return Float32Array.from(values, (value) => value * matrix.scale[i]);
+  return matrix.values.subarray(i * matrix.n_in, (i + 1) * matrix.n_in);
 }
 
 const add = (x, y) => x.map((value, i) => value + y[i]);

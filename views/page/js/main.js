@@ -5,13 +5,14 @@
    end of the text on display. u is the uniform number of the next draw: it is drawn in advance, so that the page can show
    which token it selects, also while the settings change. */
 
+const PAUSE = 60; // milliseconds without a change
 const FRAME = 12; // milliseconds of computation before the page is drawn again
 
 const state = {
   about: null, model: null, encoder: null,
   n_prompt: 0, leaf: null, cursor: null, pointed: null,
   settings: neutral(), u: 0, counts: null, choice: null, ends: "",
-  n_rows: FEW_ROWS, tab: "attention", head: [0, 0], sample: "", step: null, is_running: false,
+  n_rows: FEW_ROWS, tab: "attention", head: [0, 0], sample: "", step: null, is_running: false, timer: null,
 };
 
 // ---- actions -------------------------------------------------------------------------------------------------------
@@ -23,7 +24,8 @@ function update() {
   render_text(state);
   render_choice(state);
   render_tree(state);
-  render_inside(state);
+  clearTimeout(state.timer); // the panel below follows when the user pauses
+  state.timer = setTimeout(() => render_inside(state), PAUSE);
   const can_append = Boolean(state.choice) && !state.choice.error;
   for (const id of ["append", "append-greedy"]) find(id).disabled = !can_append;
   for (const id of ["append-many", "compare"]) find(id).disabled = !can_append || !state.model.is_live;

@@ -43,11 +43,15 @@ function weights_tree(tensors, constants) {
   for (const [name, values] of Object.entries(tensors)) {
     if (name.endsWith(".scale")) continue;
     const scale = tensors[`${name}.scale`];
-    const [n_out, n_in] = values.shape;
-    put(tree, name, scale ? { values, scale, n_out, n_in } : values);
+    put(tree, name, scale ? matrix(values, scale) : values);
   }
   for (const [name, value] of Object.entries(constants)) put(tree, name, value);
   return tree;
+}
+
+function matrix(values, scale) { // int8 [n_out, n_in] and float32 [n_out] -> a matrix of gpt2.js
+  const [n_out, n_in] = values.shape;
+  return { values: Float32Array.from(values, (value, i) => value * scale[Math.floor(i / n_in)]), n_out, n_in };
 }
 
 function put(tree, name, value) {
