@@ -398,6 +398,7 @@ def test_tokens_have_the_colour_of_their_surprise(page, tiny):
 
 
 def test_pointing_at_a_token_shows_its_attention_and_a_head_can_be_chosen(page):
+    page.wait("document.querySelector('#panel .token')")
     page.run("document.querySelector('#panel .token').dispatchEvent(new PointerEvent('pointerenter'))")
     assert "Once" in page.text("#panel p b")
     page.click("[aria-label='layer 6, head 3']")
