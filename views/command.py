@@ -60,9 +60,9 @@ EXPLORE = Command(
         for one after another, and --toy continues "every effort moves you". page
         needs no prompt, and no --model_size: it shows the bundled model.
 
-        next, plot and sweep take the sampling options and penalties of gpt2.py. plot and sweep take several values of
-        each, as in --temperature 0.3,0.7,1.0, and show every combination; --logit_bias, --banned_ids and --seed are
-        the same for all of them.""",
+        next, plot, sweep and page take the sampling options and penalties of gpt2.py. plot and sweep take several
+        values of each, as in --temperature 0.3,0.7,1.0, and show every combination; --logit_bias, --banned_ids and
+        --seed are the same for all of them.""",
     flags=EXPLORE_FLAGS,
     kinds=("view", VIEWS),
     closing="""Colours appear on a terminal, unless NO_COLOR is set or TERM is dumb; FORCE_COLOR adds them everywhere.

@@ -499,3 +499,12 @@ def test_every_control_has_a_name(page):
           || (e.id && document.querySelector(`label[for="${e.id}"]`)))).map((e) => e.outerHTML);
     """)
     assert unnamed == []
+
+
+def test_a_printed_page_is_dark_on_white_also_in_dark_mode(page):
+    page.run("set_theme(true)")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    background = page.run("return getComputedStyle(document.querySelector('#writing')).backgroundColor")
+    ink = page.run("return getComputedStyle(document.body).color")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (background, ink) == ("rgb(255, 255, 255)", "rgb(29, 31, 36)")

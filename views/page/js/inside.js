@@ -163,7 +163,7 @@ function cache_panel(state) {
   return [
     element("p", {}, "Rows are layers, columns are tokens", n_total > shown ? ` (the last ${shown})` : "", ". ",
       element("span", { class: "legend" }, element("span", {}, "grey: stored in the cache"), element("span", {}, "orange, last column: computed for the newest token"))),
-    element("div", { class: "cache", style: `grid-template-columns: repeat(${shown}, max-content)`, role: "img", "aria-label": `${n_layer} layers, ${n_total} tokens; the last column is computed, the others are stored` }, ...cells),
+    element("div", { class: "cache", style: `grid-template-columns: repeat(${shown}, minmax(3px, 1.1rem))`, role: "img", "aria-label": `${n_layer} layers, ${n_total} tokens; the last column is computed, the others are stored` }, ...cells),
     ...sentences.map((text) => element("p", {}, text)),
   ];
 }

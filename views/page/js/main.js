@@ -205,7 +205,7 @@ function connect() {
   find("prompt").addEventListener("input", (event) => begin(event.target.value));
   find("prompt-form").addEventListener("submit", (event) => event.preventDefault());
   follow_strip((u) => { state.u = u; update(); }, () => state.u);
-  window.addEventListener("resize", () => render_choice(state));
+  for (const event of ["resize", "beforeprint", "afterprint"]) window.addEventListener(event, () => render_choice(state));
 }
 
 function settings_changed() {
@@ -228,7 +228,7 @@ function set_theme(is_dark) {
 // ---- the beginning -------------------------------------------------------------------------------------------------
 
 function about_model({ model, hparams, is_live }) {
-  const size = `${hparams.n_layer} layers, ${hparams.n_head} heads, ${whole(hparams.n_parameters)} parameters`;
+  const size = `${counted(hparams.n_layer, "layer")}, ${counted(hparams.n_head, "head")}, ${whole(hparams.n_parameters)} parameters`;
   const kind = is_live
     ? "It runs in this page, on this device."
     : `The page holds ${counted(hparams.n_steps, "recorded step")} of it; settings and draws work on these, new prompts and branches need a live model.`;
