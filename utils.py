@@ -6,7 +6,7 @@ it.
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,31 @@ def load(
     models_dir: str | os.PathLike | None = None,
     fast: bool = False,
     offline: bool = False,
+    weights: str = "float32",
 ) -> Model:
     """Return a Model; arguments, errors and weights are those of load_encoder_hparams_and_params.
 
     fast: wrap the weights as operands that compute the same faster (engine/products.py). offline: download nothing.
+    weights: "float32", or "int8" for operands of engine/int8.py, which need numba. Raise RuntimeError without it.
     """
     where = search_places(models_dir, offline)
-    return load_found(places.find_model(model_size, where), where, fast)
+    return load_found(places.find_model(model_size, where), where, fast, weights)
 
 
-def load_found(path: Path, where: Places, fast: bool = False) -> Model:
-    """Return the model in a folder or a file that find_model found in these places."""
+def load_found(path: Path, where: Places, fast: bool = False, weights: str = "float32") -> Model:
+    """Return the model in a folder or a file that find_model found in these places. fast, weights: see load."""
     encoder, hparams, params, special = load_path(path, where)
-    params = with_fast_products(params) if fast else params
-    return Model(hub.name_of(path), encoder, hparams, params, special, path)
+    model = Model(hub.name_of(path), encoder, hparams, params, special, path)
+    return with_operands(model, weights) if fast or weights != "float32" else model
+
+
+def with_operands(model: Model, weights: str = "float32") -> Model:
+    """Return a model with its arrays as operands that compute fast: in float32 the same, in int8 nearly the same."""
+    if weights == "float32":
+        return replace(model, params=with_fast_products(model.params))
+    from engine.int8 import with_int8_products
+
+    return replace(model, params=with_int8_products(model.params, model.path, model.fingerprint))
 
 
 def load_encoder_hparams_and_params(

@@ -81,7 +81,7 @@ def convert_for_this_run(converted, shapes, convert):
 def write_safetensors(
     file: BinaryIO, name: str, shapes: TypedShapes, source: str, tensors: Iterable[np.ndarray]
 ) -> None:
-    """Write float32 tensors to an open file, in the format of safetensors, one after the other.
+    """Write tensors to an open file, in the format of safetensors, one after the other.
 
     name: shown with the progress bar. shapes: {name: (dtype, shape)}. source: a checksum of the files converted.
     tensors: in the order of `shapes`.
@@ -91,14 +91,14 @@ def write_safetensors(
     end = 0
     for tensor_name, (dtype, shape) in shapes.items():
         start = end
-        end += 4 * math.prod(shape)
+        end += np.dtype(DTYPES[dtype]).itemsize * math.prod(shape)
         header[tensor_name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     with bar:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in bar:
-            file.write(np.ascontiguousarray(tensor, dtype="<f4"))
+        for tensor, (dtype, _) in zip(bar, shapes.values(), strict=True):
+            file.write(np.ascontiguousarray(tensor, dtype=DTYPES[dtype]))
 
 
 # ---- map -------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ N_ROWS = {"attention": 20, "next": 12, "next --steps": 5, "plot": 10, "score": 5
 PICO_FLAGS = without(
     FLAGS,
     *("list", "num_samples", "separator", "context", "keep", "logprobs", "ignore_eos", "banned_words", "completion"),
+    "weights",
     *PENALTY_FLAGS,
 )
 BATCH_FLAGS = {
@@ -69,6 +70,7 @@ BATCH_FLAGS = {
 VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
 EXPLORE_FLAGS = {
     "model_size": FLAGS["model_size"],
+    "weights": FLAGS["weights"],
     "models_dir": FLAGS["models_dir"],
     "offline": FLAGS["offline"],
     "toy": Flag(False, switch, "text", "nine words with nine fixed logits instead of a model"),

@@ -38,7 +38,8 @@ def find_model(options: Options) -> Path:
 
 def load_model(path: Path, options: Options, fast: bool = True) -> Model:
     """Return the model that find_model found."""
-    return utils.load_found(path, utils.search_places(options.models_dir, options.offline), fast)
+    places = utils.search_places(options.models_dir, options.offline)
+    return utils.load_found(path, places, fast, options.values.get("weights", "float32") if fast else "float32")
 
 
 def draw_seed() -> int:

@@ -6,6 +6,7 @@ sequences -> admit: a slot and prefill -> step: one token for every slot -> reti
 import numpy as np
 
 from engine import prefill
+from engine.attention import KernelCache, Keys, Values, attends_ragged
 from engine.memory import check_slots
 from gpt2 import LayerCache, gpt2, make_kv_cache, predict, transformer
 
@@ -77,7 +78,15 @@ class Sequence:
 
 
 class SlotCache(LayerCache):
-    """The keys and values of one layer for sequences of different lengths: `length` is [n_rows, 1]."""
+    """The keys and values of one layer for sequences of different lengths: `length` is [n_rows, 1].
+
+    window: see KernelCache. is_ragged: whether to return operands of the kernel, as a KernelCache does.
+    """
+
+    def __init__(self, k, v, window=None, is_ragged=False):
+        super().__init__(k, v)
+        self.window = window
+        self.is_ragged = is_ragged
 
     def append(self, k, v):  # 2 x [n_rows, n_head, 1, d_head] -> 2 x [n_rows, n_head, n_total, d_head]
         """Store one new position of each row after its last; return those of all positions, as views."""
@@ -86,6 +95,8 @@ class SlotCache(LayerCache):
         self.k[np.arange(n_rows), :, ends] = k[..., 0, :]
         self.v[np.arange(n_rows), :, ends] = v[..., 0, :]
         n_total = ends.max() + 1  # of the longest row; the mask hides the rest of the shorter ones
+        if self.is_ragged:
+            return Keys(self.k, n_total, self.window, ends=self.length + 1), Values(self.v)
         return self.k[:n_rows, :, :n_total], self.v[:n_rows, :, :n_total]
 
 
@@ -97,6 +108,8 @@ class Slots:
         self.n_head = n_head
         self.n_slots = n_slots
         self.n_ctx = len(params["wpe"])
+        self.is_ragged = attends_ragged(params)
+        self.windows = [block["attn"].get("window") for block in params["blocks"]]
         self.live = []
         self.layers = []
         self.grow(n_rows=0, n_positions=0)
@@ -106,7 +119,8 @@ class Slots:
         check_slots(self.params, n_rows, n_positions)
         old = self.layers
         new = make_kv_cache(self.params, self.n_head, n_positions, batch=(n_rows,))
-        self.layers = [SlotCache(layer.k, layer.v) for layer in new]
+        pairs = zip(new, self.windows, strict=True)
+        self.layers = [SlotCache(layer.k, layer.v, window, self.is_ragged) for layer, window in pairs]
         for layer, old_layer in zip(self.layers, old, strict=False):
             for row, sequence in enumerate(self.live):
                 copy_row(layer, row, old_layer, row, sequence.n_cached)
@@ -167,6 +181,10 @@ class Slots:
 
     def compute_groups(self, row_of):
         """Compute the keys, values and hidden states of prefixes, in groups, on all cores."""
+        if self.is_ragged:  # compiled loops use all cores themselves
+            for group in group_by_length(row_of, PREFILL_TOKENS):
+                self.compute_group(group, row_of)
+            return
         n_tokens = sum(len(prefix.ids) for prefix in row_of)
         n_per_core = ceil_div(n_tokens, prefill.n_chunks(n_tokens))
         groups = list(group_by_length(row_of, min(PREFILL_TOKENS, n_per_core)))
@@ -182,6 +200,9 @@ class Slots:
             cache = [LayerCache(layer.k[row], layer.v[row]) for layer in self.layers]
         else:
             cache = make_kv_cache(self.params, self.n_head, len(prefixes[0].ids), batch=(len(prefixes),))
+        if self.is_ragged:
+            pairs = zip(cache, self.windows, strict=True)
+            cache = [KernelCache(layer.k, layer.v, window) for layer, window in pairs]
         hidden = compute_prompts([prefix.ids for prefix in prefixes], self.params, self.n_head, cache)
         for i, prefix in enumerate(prefixes):
             prefix.hidden = hidden[i]
@@ -255,7 +276,7 @@ def compute_prompts(prompts, params, n_head, cache):
     for row, prompt in enumerate(prompts):
         inputs[row, : len(prompt)] = prompt
     body = {name: params[name] for name in ("wte", "wpe", "blocks")}
-    if last[-1] == last[0]:  # equal lengths
+    if last[-1] == last[0] and not attends_ragged(params):  # equal lengths
         return prefill.prefill(transformer, inputs, cache, **body, n_head=n_head, last_only=True)[:, -1]
     x = transformer(inputs, **body, n_head=n_head, cache=cache)  # [n_rows, n_seq] -> [n_rows, n_seq, n_embd]
     return x[np.arange(n_rows), last]  # [n_rows, n_seq, n_embd] -> [n_rows, n_embd]

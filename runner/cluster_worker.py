@@ -19,12 +19,11 @@ from cli.messages import describe
 from cli.options import Options
 from cli.request import load_model
 from engine.cores import n_cores
-from engine.products import with_fast_products
 from runner.local import decode_rows, default_batch_size, engine_failures
 from runner.prompts import Request
 from runner.record_format import Identity
 from runner.run import Outcome
-from utils import Model
+from utils import Model, with_operands
 
 log = logging.getLogger("picogpt")
 
@@ -70,7 +69,7 @@ class Worker:
         if model is None:
             model = load_model(self.plan.path, self.plan.options)
         else:
-            model = dataclasses.replace(model, params=with_fast_products(model.params))
+            model = with_operands(dataclasses.replace(model, path=None), self.plan.options.weights)
         self.model = dataclasses.replace(model, name=name)
         vars(self.model)["fingerprint"] = expected  # the files of a model that was sent are not here
         self.n_slots = self.plan.options.batch_size or self.default_slots()

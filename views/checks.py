@@ -16,10 +16,10 @@ MODEL = ("model_size", "models_dir", "offline", "toy", "special", *PROMPT_FLAGS,
 SETTINGS = (*VIEW_SETTINGS, "logit_bias", "banned_ids", "banned_words", "seed")
 PAGE_SETTINGS = tuple(name for name in VIEW_SETTINGS if name not in ("mirostat_tau", "mirostat_eta", "min_new_tokens"))
 VIEWS = {  # view -> its flags, names in EXPLORE_FLAGS
-    "next": (*MODEL, *SETTINGS, "steps", "rows", "json"),
-    "plot": (*MODEL, *SETTINGS, "output", "rows", "heatmap", "steps"),
-    "sweep": (*MODEL, *SETTINGS, "lines", "num_samples", "n_tokens_to_generate", "output", "json"),
-    "score": (*MODEL, "lines", "given", "stride", "rows", "json"),
+    "next": (*MODEL, "weights", *SETTINGS, "steps", "rows", "json"),
+    "plot": (*MODEL, "weights", *SETTINGS, "output", "rows", "heatmap", "steps"),
+    "sweep": (*MODEL, "weights", *SETTINGS, "lines", "num_samples", "n_tokens_to_generate", "output", "json"),
+    "score": (*MODEL, "weights", "lines", "given", "stride", "rows", "json"),
     "tokens": (*MODEL, "merges", "json"),
     "attention": (*MODEL, "layer", "head", "rows", "json"),
     "page": (*MODEL, *PAGE_SETTINGS, "seed", "steps", "lesson", "output"),

@@ -1,0 +1,202 @@
+"""Compiled loops for int8 weights, with numba: integer products, and attention over sequences of different lengths.
+
+Every result is computed by one loop whose order depends on the sizes of its own row alone, so that it is the same, bit
+for bit, for any other rows in the batch and any number of threads. The sums of a product are integers, which are exact.
+
+LLVM makes vpmovsxbw and vpmaddwd of `dot` only if it has one accumulator. Asking for the number of threads inside a
+compiled function would prevent its caching; it is an argument.
+"""
+
+import math
+import threading
+
+import numpy as np
+from numba import get_num_threads, njit, prange
+
+REORDERED = {"reassoc", "contract", "nsz"}  # sums may be vectorized; NaN and infinity keep their meaning
+LOCK = threading.Lock()  # some of numba's threading layers may not be entered by two threads
+LARGEST = 2047  # of a quantized activation: 12 bits, so that int32 holds the sum of 8,260 products
+MOST_INPUTS = 8192  # of a sum in int32
+OUTLIER = np.float32(24)  # times the mean size of a row: larger activations are multiplied in float32
+INFINITY_BITS = 0x7F800000  # of a float32; NaN is above
+BLOCK = 32  # rows of weights that stay in the first-level cache for all rows of activations
+LOG2_E = np.float32(math.log2(math.e))
+LN_2_HIGH = np.float32(0.693359375)  # exact in few bits, so that n * LN_2_HIGH is exact
+LN_2_LOW = np.float32(math.log(2) - 0.693359375)
+SMALLEST = np.float32(-87)  # exp of less is no normal float32
+
+# ---- products --------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, fastmath=REORDERED)
+def quantize_row(x, row, outliers):
+    """Write a row of activations as int16; return (step, number of outliers), with x ≈ row * step.
+
+    x: float32 [n_in]. row: int16 [n_in]. outliers: int32 [n_in // 24 + 1], which receives the positions of activations
+    that are much larger than the mean; these are 0 in the row. NaN or infinity makes the step NaN.
+    """
+    bits = x.view(np.int32)
+    largest_bits = np.int32(0)
+    total = np.float32(0)
+    for j in range(x.shape[0]):
+        largest_bits = max(largest_bits, bits[j] & np.int32(0x7FFFFFFF))  # without the sign, ordered as the numbers
+        total += abs(x[j])
+    if largest_bits >= INFINITY_BITS:
+        row[:] = 0
+        return np.float32(np.nan), 0
+    n_outliers = 0
+    limit = OUTLIER * total / np.float32(x.shape[0])
+    largest = np.float32(0)
+    for j in range(x.shape[0]):
+        size = abs(x[j])
+        if size <= limit:
+            largest = max(largest, size)
+        elif n_outliers < outliers.shape[0]:
+            outliers[n_outliers] = j
+            n_outliers += 1
+    if largest == 0:
+        row[:] = 0
+        return np.float32(0), n_outliers
+    scale = np.float32(LARGEST) / largest
+    for j in range(x.shape[0]):
+        row[j] = np.int16(np.rint(x[j] * scale))
+    for i in range(n_outliers):
+        row[outliers[i]] = 0
+    return largest / np.float32(LARGEST), n_outliers
+
+
+@njit(cache=True)
+def dot(w, x):
+    """Return the product of int8 [n] and int16 [n], int32."""
+    total = np.int32(0)
+    for j in range(w.shape[0]):
+        total = np.int32(total + np.int32(w[j]) * np.int32(x[j]))
+    return total
+
+
+@njit(cache=True)
+def long_dot(w, x):
+    """Return the product of int8 [n] and int16 [n] for more inputs than an int32 sum holds, int64."""
+    total = np.int64(0)
+    for start in range(0, w.shape[0], MOST_INPUTS):
+        stop = min(start + MOST_INPUTS, w.shape[0])
+        total += dot(w[start:stop], x[start:stop])
+    return total
+
+
+@njit(cache=True, parallel=True, fastmath=REORDERED)
+def product(x, w, scales, y, n_threads):
+    """Write x @ w.T to y. x: float32 [n_rows, n_in]. w: int8 [n_out, n_in]. scales: [n_out]. y: [n_rows, n_out]."""
+    n_rows, n_in = x.shape
+    n_out = w.shape[0]
+    rows = np.empty((n_rows, n_in), np.int16)
+    steps = np.empty(n_rows, np.float32)
+    outliers = np.empty((n_rows, n_in // 24 + 1), np.int32)
+    n_outliers = np.empty(n_rows, np.int32)
+    if n_rows < 8:
+        for r in range(n_rows):
+            steps[r], n_outliers[r] = quantize_row(x[r], rows[r], outliers[r])
+    else:
+        for r in prange(n_rows):
+            steps[r], n_outliers[r] = quantize_row(x[r], rows[r], outliers[r])
+    for t in prange(n_threads):
+        last = n_out * (t + 1) // n_threads
+        for start in range(n_out * t // n_threads, last, BLOCK):
+            for r in range(n_rows):
+                for i in range(start, min(start + BLOCK, last)):
+                    total = np.float32(dot(w[i], rows[r]) if n_in <= MOST_INPUTS else long_dot(w[i], rows[r]))
+                    value = total * (scales[i] * steps[r])
+                    for o in range(n_outliers[r]):
+                        j = outliers[r, o]
+                        value += x[r, j] * (np.float32(w[i, j]) * scales[i])
+                    y[r, i] = value
+
+
+# ---- attention -------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, fastmath=REORDERED)
+def softmax(x, powers):
+    """Replace scores by exponentials that sum to 1. powers: int32, a work area of the same length.
+
+    exp(x) = 2^n * exp(r) with |r| <= ln(2) / 2: a polynomial (Cephes), and n in the exponent bits of a float32.
+    """
+    largest = x[0]
+    not_finite = np.float32(0)
+    for p in range(x.shape[0]):
+        largest = max(largest, x[p])
+        not_finite += x[p] - x[p]  # 0, or NaN if a score is NaN or infinite, which a maximum could hide
+    for p in range(x.shape[0]):
+        z = max(x[p] - largest, SMALLEST)
+        n = np.floor(z * LOG2_E + np.float32(0.5))
+        r = z - n * LN_2_HIGH - n * LN_2_LOW
+        series = np.float32(1.9875691500e-4)
+        series = series * r + np.float32(1.3981999507e-3)
+        series = series * r + np.float32(8.3334519073e-3)
+        series = series * r + np.float32(4.1665795894e-2)
+        series = series * r + np.float32(1.6666665459e-1)
+        series = series * r + np.float32(0.5)
+        x[p] = series * r * r + r + np.float32(1)
+        powers[p] = (np.int32(n) + np.int32(127)) << np.int32(23)
+    factors = powers.view(np.float32)
+    total = np.float32(0)
+    for p in range(x.shape[0]):
+        x[p] = x[p] * factors[p] + not_finite
+        total += x[p]
+    for p in range(x.shape[0]):
+        x[p] /= total
+
+
+@njit(cache=True, fastmath=REORDERED)
+def attend(q, k, v, scores, powers, out):
+    """Write the attention of one query to out [d_head]. q: [d_head], scaled. k, v: [n_total, d_head]."""
+    n_total, d_head = k.shape
+    for p in range(n_total):
+        score = np.float32(0)
+        for i in range(d_head):
+            score += q[i] * k[p, i]
+        scores[p] = score
+    softmax(scores[:n_total], powers[:n_total])
+    out[:] = 0
+    for p in range(n_total):
+        weight = scores[p]
+        for i in range(d_head):
+            out[i] += weight * v[p, i]
+
+
+@njit(cache=True, parallel=True)
+def attention(q, k, v, ends, window, out, n_threads):
+    """Write the attention of every query to out, each over its own positions.
+
+    q, out: [n_rows, n_head, n_query, d_head]. k, v: [n_rows, n_head, n_positions, d_head]. ends: [n_rows, n_query], the
+    number of positions that a query attends to, its own included; window: at most this many of them.
+    """
+    n_rows, n_head, n_query, _ = q.shape
+    n_items = n_rows * n_head * n_query
+    for t in prange(n_threads):
+        scores = np.empty(k.shape[2], np.float32)
+        powers = np.empty(k.shape[2], np.int32)
+        for item in range(t, n_items, n_threads):
+            query = item % n_query
+            head = item // n_query % n_head
+            row = item // n_query // n_head
+            end = ends[row, query]
+            first = max(0, end - window)
+            keys = k[row, head, first:end]
+            values = v[row, head, first:end]
+            attend(q[row, head, query], keys, values, scores, powers, out[row, head, query])
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------
+
+
+def multiply(x, w, scales, y):
+    """Call `product` on all threads: --threads, or the cores that the process may use."""
+    with LOCK:
+        product(x, w, scales, y, get_num_threads())
+
+
+def attend_all(q, k, v, ends, window, out):
+    """Call `attention` on all threads."""
+    with LOCK:
+        attention(q, k, v, ends, window, out, get_num_threads())
