@@ -84,7 +84,16 @@ def long_dot(w, x):
     return total
 
 
-@njit(cache=True, parallel=True, fastmath=REORDERED)
+@njit(cache=True)
+def outlier_sum(w, x, outliers):
+    """Return the product of int8 [n_in] and float32 [n_in] at the positions of the outliers."""
+    total = np.float32(0)
+    for j in outliers:
+        total += x[j] * np.float32(w[j])
+    return total
+
+
+@njit(cache=True, parallel=True)
 def product(x, w, scales, y, n_threads):
     """Write x @ w.T to y. x: float32 [n_rows, n_in]. w: int8 [n_out, n_in]. scales: [n_out]. y: [n_rows, n_out]."""
     n_rows, n_in = x.shape
@@ -102,14 +111,17 @@ def product(x, w, scales, y, n_threads):
     for t in prange(n_threads):
         last = n_out * (t + 1) // n_threads
         for start in range(n_out * t // n_threads, last, BLOCK):
+            stop = min(start + BLOCK, last)
             for r in range(n_rows):
-                for i in range(start, min(start + BLOCK, last)):
-                    total = np.float32(dot(w[i], rows[r]) if n_in <= MOST_INPUTS else long_dot(w[i], rows[r]))
-                    value = total * (scales[i] * steps[r])
-                    for o in range(n_outliers[r]):
-                        j = outliers[r, o]
-                        value += x[r, j] * (np.float32(w[i, j]) * scales[i])
-                    y[r, i] = value
+                if n_in <= MOST_INPUTS:
+                    for i in range(start, stop):
+                        y[r, i] = np.float32(dot(w[i], rows[r])) * (scales[i] * steps[r])
+                else:
+                    for i in range(start, stop):
+                        y[r, i] = np.float32(long_dot(w[i], rows[r])) * (scales[i] * steps[r])
+                if n_outliers[r] > 0:
+                    for i in range(start, stop):
+                        y[r, i] += outlier_sum(w[i], x[r], outliers[r, : n_outliers[r]]) * scales[i]
 
 
 # ---- attention -------------------------------------------------------------------------------------------------
