@@ -12,7 +12,7 @@ N_ROWS = {"attention": 20, "next": 12, "next --steps": 5, "plot": 10, "score": 5
 PICO_FLAGS = without(
     FLAGS,
     *("list", "num_samples", "separator", "context", "keep", "logprobs", "ignore_eos", "banned_words", "completion"),
-    "weights",
+    *("weights", "draft"),
     *PENALTY_FLAGS,
 )
 BATCH_FLAGS = {
@@ -65,7 +65,9 @@ BATCH_FLAGS = {
         "format of PROMPTS, if its name does not show it: txt, jsonl, json, csv or tsv",
         "FORMAT",
     ),
-    **without(FLAGS, "row", "json", "stream", "list", "separator", "completion", "output", "overwrite", *PROMPT_FLAGS),
+    **without(
+        FLAGS, "row", "json", "stream", "list", "separator", "completion", "output", "overwrite", "draft", *PROMPT_FLAGS
+    ),
 }
 VIEW_SETTINGS = (*STRATEGY_FLAGS, *sampling.PENALTIES)  # the settings that plot and sweep compare
 EXPLORE_FLAGS = {

@@ -29,6 +29,7 @@ from cli.prompt import read_prompt, source_of
 from cli.request import encode_prompt, find_model, load_model, new_completions, seed_of
 from cli.suggestions import with_suggestions
 from engine.batching import generate_by, generate_samples
+from engine.speculative import LOOKUP, Lookup, ModelDraft, generate_with_draft
 from sampling import make_sampler
 from utils import Model
 
@@ -58,6 +59,7 @@ def complete(
         check_for_command(prompt, options)
         output.check_file(options.output, options.overwrite)
         path = find_model(options)  # an unknown model is an error before a pipe is read
+        check_draft(options)
         is_suggested = options.preset == MODEL_PRESET
         options = with_suggestions(options, path)
         if is_suggested:
@@ -67,6 +69,7 @@ def complete(
         with run_time_failures():
             model = load_model(path, options, fast=is_engine)
         generator = Generator(model, options, new_sampler, generate)
+        generator.check_draft()
         ids = None if prompt is None else encode_prompt(prompt, model, options)  # an error leaves the output as it is
         with output.stdout_to(options.output, options.overwrite):
             if prompt is None:
@@ -89,6 +92,19 @@ def converse(generator: "Generator") -> None:
     prompt_loop(
         conversation.answer, conversation.commands(), conversation.go_on, keeps_history=generator.options.history
     )
+
+
+def check_draft(options: Options) -> None:
+    """Raise ValueError if there is no model of the name that --draft gives."""
+    if options.values.get("draft") not in (None, LOOKUP):
+        find_draft(options)
+
+
+def find_draft(options):
+    try:
+        return utils.find_model(options.draft, options.models_dir, options.offline)
+    except ValueError as error:
+        raise ValueError(f"draft: {error}; or {LOOKUP}") from error
 
 
 def check_for_command(prompt: str | None, options: Options) -> None:
@@ -126,6 +142,7 @@ class Generator:
         self.options = options
         self.new_sampler = new_sampler
         self.generate = generate
+        self.draft = None  # the model that proposes tokens
         self.shown_seed = None
 
     def load(self, path: Path) -> None:
@@ -146,7 +163,8 @@ class Generator:
         options = self.options
         completions = new_completions(self.model, options, self.new_sampler, ids, seed, options.row)
         self.remark_before(prompt, completions, seed, n_room=self.model.n_ctx - len(ids) + 1)
-        steps = self.generate(
+        generate = self.with_draft() if options.values.get("draft") else self.generate
+        steps = generate(
             ids, self.model.params, self.model.n_head, options.n_tokens_to_generate, completions, options.window_keep
         )
         clock = output.Clock()
@@ -159,6 +177,25 @@ class Generator:
         remark_after(completions, clock)
         warn_about_full_context(completions, options)
         return first.text
+
+    def with_draft(self):
+        """Return the loop that checks the proposals of a draft. Raise ValueError for a model with other tokens."""
+        self.check_draft()
+        if self.options.draft == LOOKUP:
+            return partial(generate_with_draft, new_draft=Lookup)
+        return partial(generate_with_draft, new_draft=partial(ModelDraft, self.draft.params, self.draft.n_head))
+
+    def check_draft(self) -> None:
+        """Load the draft that the options name. Raise ValueError if its vocabulary is another one."""
+        if self.options.values.get("draft") in (None, LOOKUP):
+            return
+        path = find_draft(self.options)
+        if self.draft is None or self.draft.path != path:
+            with run_time_failures():
+                self.draft = load_model(path, self.options)
+        if self.draft.encoder.encoder != self.model.encoder.encoder or self.draft.n_vocab != self.model.n_vocab:
+            names = f"{abbreviated(self.draft.name)} and {abbreviated(self.model.name)}"
+            raise ValueError(f"draft: {names} have different vocabularies; use a model with the same one, or {LOOKUP}")
 
     def write(self, pieces, prompt, ids, seed, clock):
         options = self.options

@@ -75,6 +75,15 @@ FLAGS = {
         "int8: a quarter of the memory, about three times as fast, and nearly as exact (pip install numba)",
         "float32|int8",
     ),
+    "draft": Flag(
+        None,
+        path,
+        "text",
+        "one sample: let a draft propose tokens, which the model checks several at a time: lookup, for text that "
+        "repeats itself, or the name of a small model with the same vocabulary. With int8 weights the text stays the "
+        "same",
+        "NAME",
+    ),
     "models_dir": Flag(
         None,
         path,

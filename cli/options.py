@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import sampling
-from cli.checks import Typed, TypedNumber
+from cli.checks import Typed, TypedNumber, shown
 from cli.flags import FLAGS, PENALTY_FLAGS, STRATEGY_FLAGS, Flag
 from cli.hints import check_known
 
@@ -117,5 +117,10 @@ def check_together(options: Options) -> None:
         )
     if values.get("logprobs") is not None and values.get("json") is False:
         raise ValueError("logprobs are part of the JSON output: add --json, or remove --logprobs")
+    if values.get("draft") and values.get("num_samples", 1) > 1:
+        raise ValueError(
+            f"draft is {shown(options.draft)}, which continues one sample, but num_samples is {options.num_samples}; "
+            "remove one of them"
+        )
     if values.get("keep") and options.context != "slide":
         raise ValueError("keep has no effect unless the context slides: add --context slide, or remove --keep")

@@ -19,6 +19,8 @@ LARGEST = 2047  # of a quantized activation: 12 bits, so that int32 holds the su
 MOST_INPUTS = 8192  # of a sum in int32
 OUTLIER = np.float32(24)  # times the mean size of a row: larger activations are multiplied in float32
 INFINITY_BITS = 0x7F800000  # of a float32; NaN is above
+FIXED_POINT = 65535  # of the largest activation, in the integer sum of the sizes of a row
+SMALLEST_NORMAL = np.float32(1e-30)  # activations below are 0; the quotients below stay finite
 BLOCK = 32  # rows of weights that stay in the first-level cache for all rows of activations
 LOG2_E = np.float32(math.log2(math.e))
 LN_2_HIGH = np.float32(0.693359375)  # exact in few bits, so that n * LN_2_HIGH is exact
@@ -28,7 +30,29 @@ SMALLEST = np.float32(-87)  # exp of less is no normal float32
 # ---- products --------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, fastmath=REORDERED)
+@njit(cache=True)
+def largest_size(bits):
+    """Return the largest of the sizes of float32 numbers, given as their bits, int32; NaN and infinity count as larger.
+
+    Without the sign, the bits are ordered as the numbers are.
+    """
+    largest = np.int32(0)
+    for j in range(bits.shape[0]):
+        largest = max(largest, bits[j] & np.int32(0x7FFFFFFF))
+    return largest
+
+
+@njit(cache=True)
+def mean_size(x, largest):
+    """Return the mean of |x|, from a sum of integers: a sum of floats could depend on how the loop is compiled."""
+    total = np.int64(0)
+    factor = np.float32(FIXED_POINT) / largest
+    for j in range(x.shape[0]):
+        total += np.int64(abs(x[j]) * factor)
+    return np.float32(total) / factor / np.float32(x.shape[0])
+
+
+@njit(cache=True)
 def quantize_row(x, row, outliers):
     """Write a row of activations as int16; return (step, number of outliers), with x ≈ row * step.
 
@@ -36,30 +60,29 @@ def quantize_row(x, row, outliers):
     that are much larger than the mean; these are 0 in the row. NaN or infinity makes the step NaN.
     """
     bits = x.view(np.int32)
-    largest_bits = np.int32(0)
-    total = np.float32(0)
-    for j in range(x.shape[0]):
-        largest_bits = max(largest_bits, bits[j] & np.int32(0x7FFFFFFF))  # without the sign, ordered as the numbers
-        total += abs(x[j])
-    if largest_bits >= INFINITY_BITS:
+    largest_bits = np.empty(1, np.int32)
+    largest_bits[0] = largest_size(bits)
+    largest = largest_bits.view(np.float32)[0]
+    if largest_bits[0] >= INFINITY_BITS or largest < SMALLEST_NORMAL:
         row[:] = 0
-        return np.float32(np.nan), 0
+        return np.float32(0) if largest < SMALLEST_NORMAL else np.float32(np.nan), 0
     n_outliers = 0
-    limit = OUTLIER * total / np.float32(x.shape[0])
-    largest = np.float32(0)
-    for j in range(x.shape[0]):
-        size = abs(x[j])
-        if size <= limit:
-            largest = max(largest, size)
-        elif n_outliers < outliers.shape[0]:
-            outliers[n_outliers] = j
-            n_outliers += 1
-    if largest == 0:
+    limit = OUTLIER * mean_size(x, largest)
+    if largest > limit:
+        largest = np.float32(0)
+        for j in range(x.shape[0]):
+            size = abs(x[j])
+            if size <= limit:
+                largest = max(largest, size)
+            elif n_outliers < outliers.shape[0]:
+                outliers[n_outliers] = j
+                n_outliers += 1
+    if largest < SMALLEST_NORMAL:
         row[:] = 0
         return np.float32(0), n_outliers
     scale = np.float32(LARGEST) / largest
     for j in range(x.shape[0]):
-        row[j] = np.int16(np.rint(x[j] * scale))
+        row[j] = np.int16(min(max(np.rint(x[j] * scale), np.float32(-LARGEST)), np.float32(LARGEST)))
     for i in range(n_outliers):
         row[outliers[i]] = 0
     return largest / np.float32(LARGEST), n_outliers

@@ -1,0 +1,108 @@
+"""Measure int8 weights beside float32 (pip install numba):
+
+    python benchmarks/make_checkpoint.py --size 124M --models_dir /tmp/models
+    python benchmarks/bench_int8.py --models_dir /tmp/models
+
+Both models are in one process, and their steps take turns. The script prints the tokens per second of both, and the
+ratio, the median over the rounds: decoding of one and of several sequences, prompts, and the first token of a process.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from fire import Fire
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import utils  # noqa: E402
+from engine.batching import Job  # noqa: E402
+from engine.completion import Completion  # noqa: E402
+from engine.slots import Prefix, Sequence, Slots  # noqa: E402
+from sampling import greedy  # noqa: E402
+
+KINDS = ("float32", "int8")
+DECODE = ((1, 100), (1, 960), (4, 100), (16, 100), (64, 100))  # sequences, tokens of context
+
+
+def sequences(n, n_tokens, n_vocab):
+    """Return new sequences with random prompts."""
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(n):
+        ids = rng.integers(0, n_vocab, n_tokens).tolist()
+        completion = Completion(greedy, None, None, ())
+        made.append(Sequence(Job(ids, [completion], 10**6), completion, Prefix(ids)))
+    return made
+
+
+def started(model, n, n_tokens):
+    """Return slots whose prompts are computed, each with a first new token."""
+    slots = Slots(model.params, model.n_head, n)
+    arriving = sequences(n, n_tokens, model.n_vocab)
+    slots.admit(arriving)
+    for sequence in arriving:
+        sequence.completion.ids.append(5)
+    for _ in range(3):
+        slots.step()
+    return slots
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def report(title, tokens, times):
+    """Print the tokens per second and the ratio. times: {kind: seconds of each round}."""
+    ratio = median(a / b for a, b in zip(times["float32"], times["int8"], strict=True))
+    speeds = "  ".join(f"{kind} {tokens / median(times[kind]):8.1f}" for kind in KINDS)
+    print(f"{title:32}  {speeds} tokens/s  ratio {ratio:.2f}", flush=True)
+
+
+def decode(models, n, n_tokens, rounds):
+    slots = {kind: started(model, n, n_tokens) for kind, model in models.items()}
+    times = {kind: [] for kind in KINDS}
+    for _ in range(rounds):
+        for kind in KINDS:
+            times[kind].append(seconds(slots[kind].step))
+    report(f"{n} sequences, {n_tokens} tokens", n, times)
+
+
+def prefill(models, n_tokens, rounds):
+    times = {kind: [] for kind in KINDS}
+    for _ in range(rounds):
+        for kind, model in models.items():
+            slots = Slots(model.params, model.n_head, 1)
+            arriving = sequences(1, n_tokens, model.n_vocab)
+            times[kind].append(seconds(lambda slots=slots, arriving=arriving: slots.admit(arriving)))
+    report(f"a prompt of {n_tokens} tokens", n_tokens, times)
+
+
+def first_token(models_dir, model_size, rounds):
+    command = [sys.executable, "gpt2.py", "Once upon a time", "-n", "1", "--models_dir", models_dir]
+    command += ["--model_size", model_size, "--quiet"]
+    times = {kind: [] for kind in KINDS}
+    for _ in range(rounds):
+        for kind in KINDS:
+            run = [*command, "--weights", kind]
+            quiet = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
+            times[kind].append(seconds(lambda run=run, quiet=quiet: subprocess.run(run, **quiet)))
+    report("a process with one token", 1, times)
+
+
+def main(models_dir, model_size="random-124M", rounds=30):
+    models = {kind: utils.load(model_size, models_dir, fast=True, weights=kind) for kind in KINDS}
+    for n, n_tokens in DECODE:
+        decode(models, n, n_tokens, rounds)
+    prefill(models, 900, max(3, rounds // 6))
+    first_token(models_dir, model_size, max(3, rounds // 6))
+
+
+if __name__ == "__main__":
+    Fire(main)
