@@ -3,10 +3,12 @@
     python benchmarks/make_checkpoint.py --size 124M --models_dir /tmp/models
     python benchmarks/bench_int8.py --models_dir /tmp/models
 
-Both models are in one process, and their steps take turns. The script prints the tokens per second of both, and the
-ratio, the median over the rounds: decoding of one and of several sequences, prompts, and the first token of a process.
+Each kind has a process of its own, because idle threads of OpenBLAS and of numba disturb each other, and the processes
+take turns. The script prints the tokens per second of both, and the ratio, the median over the rounds: decoding of one and of
+several sequences, prompts, and the first token of a process.
 """
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from engine.slots import Prefix, Sequence, Slots  # noqa: E402
 from sampling import greedy  # noqa: E402
 
 KINDS = ("float32", "int8")
+PAUSE = 0.2  # seconds after which the threads of the other process have gone to sleep
 DECODE = ((1, 100), (1, 960), (4, 100), (16, 100), (64, 100))  # sequences, tokens of context
 
 
@@ -65,23 +68,57 @@ def report(title, tokens, times):
     print(f"{title:32}  {speeds} tokens/s  ratio {ratio:.2f}", flush=True)
 
 
-def decode(models, n, n_tokens, rounds):
-    slots = {kind: started(model, n, n_tokens) for kind, model in models.items()}
-    times = {kind: [] for kind in KINDS}
-    for _ in range(rounds):
-        for kind in KINDS:
-            times[kind].append(seconds(slots[kind].step))
-    report(f"{n} sequences, {n_tokens} tokens", n, times)
+class Worker:
+    """A process with one kind of weights. `ask` calls one of the functions of Answers in it."""
+
+    def __init__(self, *model):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other, *model), daemon=True)
+        self.process.start()
+
+    def ask(self, *call):
+        self.pipe.send(call)
+        return self.pipe.recv()
 
 
-def prefill(models, n_tokens, rounds):
+def serve(pipe, model_size, models_dir, kind):
+    answers = Answers(utils.load(model_size, models_dir, fast=True, weights=kind))
+    while True:
+        name, *arguments = pipe.recv()
+        pipe.send(getattr(answers, name)(*arguments))
+
+
+class Answers:
+    """What a worker measures."""
+
+    def __init__(self, model):
+        self.model = model
+        self.slots = None
+
+    def prepare(self, n, n_tokens):
+        self.slots = None  # frees its memory first
+        self.slots = started(self.model, n, n_tokens)
+
+    def step(self):
+        """Return the median seconds of five steps, after one that wakes the threads up."""
+        self.slots.step()
+        return median(seconds(self.slots.step) for _ in range(5))
+
+    def prefill(self, n_tokens):
+        slots = Slots(self.model.params, self.model.n_head, 1)
+        arriving = sequences(1, n_tokens, self.model.n_vocab)
+        return seconds(lambda: slots.admit(arriving))
+
+
+def in_turns(workers, rounds, *call):
+    """Return {kind: answers} of a question that the workers answer in turns."""
     times = {kind: [] for kind in KINDS}
     for _ in range(rounds):
-        for kind, model in models.items():
-            slots = Slots(model.params, model.n_head, 1)
-            arriving = sequences(1, n_tokens, model.n_vocab)
-            times[kind].append(seconds(lambda slots=slots, arriving=arriving: slots.admit(arriving)))
-    report(f"a prompt of {n_tokens} tokens", n_tokens, times)
+        for kind, worker in workers.items():
+            time.sleep(PAUSE)
+            times[kind].append(worker.ask(*call))
+    return times
 
 
 def first_token(models_dir, model_size, rounds):
@@ -97,10 +134,14 @@ def first_token(models_dir, model_size, rounds):
 
 
 def main(models_dir, model_size="random-124M", rounds=30):
-    models = {kind: utils.load(model_size, models_dir, fast=True, weights=kind) for kind in KINDS}
+    workers = {kind: Worker(model_size, models_dir, kind) for kind in KINDS}
     for n, n_tokens in DECODE:
-        decode(models, n, n_tokens, rounds)
-    prefill(models, 900, max(3, rounds // 6))
+        for worker in workers.values():
+            worker.ask("prepare", n, n_tokens)
+        report(f"{n} sequences, {n_tokens} tokens", n, in_turns(workers, rounds, "step"))
+    report("a prompt of 900 tokens", 900, in_turns(workers, max(3, rounds // 6), "prefill", 900))
+    for worker in workers.values():
+        worker.process.terminate()
     first_token(models_dir, model_size, max(3, rounds // 6))
 
 
