@@ -13,6 +13,8 @@ import threading
 import numpy as np
 from numba import get_num_threads, njit, prange
 
+from engine import tiles
+
 REORDERED = {"reassoc", "contract", "nsz"}  # sums may be vectorized; NaN and infinity keep their meaning
 LOCK = threading.Lock()  # some of numba's threading layers may not be entered by two threads
 LARGEST = 2047  # of a quantized activation: 12 bits, so that int32 holds the sum of 8,260 products
@@ -116,12 +118,41 @@ def outlier_sum(w, x, outliers):
     return total
 
 
+@njit(cache=True)
+def plain_totals(w, rows, r, start, stop, totals):
+    """Write the integer products of rows r to r + 3 with the outputs start to stop to totals [4, BLOCK]."""
+    for k in range(tiles.N_X):
+        for i in range(start, stop):
+            totals[k, i - start] = dot(w[i], rows[r + k])
+
+
+@njit(cache=True)
+def tiled_totals(w, rows, r, start, stop, totals):
+    """Do the same in tiles, and the outputs and inputs that do not fill a tile one by one."""
+    n_in = w.shape[1]
+    n_wide = n_in - n_in % tiles.WIDTH
+    last = stop - (stop - start) % tiles.N_W
+    for i in range(start, last, tiles.N_W):
+        products = tiles.tile(w, i, rows, r, n_wide)
+        for pair in range(tiles.N_W * tiles.N_X):
+            totals[pair % tiles.N_X, i - start + pair // tiles.N_X] = products[pair]
+    for k in range(tiles.N_X):
+        for i in range(start, last if n_wide < n_in else start):
+            for j in range(n_wide, n_in):
+                totals[k, i - start] += np.int32(w[i, j]) * np.int32(rows[r + k, j])
+        for i in range(last, stop):
+            totals[k, i - start] = dot(w[i], rows[r + k])
+
+
+several_totals = tiled_totals if tiles.IS_AVAILABLE else plain_totals
+
+
 @njit(cache=True, parallel=True)
 def product(x, w, scales, y, n_threads):
     """Write x @ w.T to y. x: float32 [n_rows, n_in]. w: int8 [n_out, n_in]. scales: [n_out]. y: [n_rows, n_out]."""
     n_rows, n_in = x.shape
     n_out = w.shape[0]
-    rows = np.empty((n_rows, n_in), np.int16)
+    rows = np.zeros((n_rows + -n_rows % tiles.N_X, n_in), np.int16)
     steps = np.empty(n_rows, np.float32)
     outliers = np.empty((n_rows, n_in // 24 + 1), np.int32)
     n_outliers = np.empty(n_rows, np.int32)
@@ -133,18 +164,25 @@ def product(x, w, scales, y, n_threads):
             steps[r], n_outliers[r] = quantize_row(x[r], rows[r], outliers[r])
     for t in prange(n_threads):
         last = n_out * (t + 1) // n_threads
+        totals = np.empty((tiles.N_X, BLOCK), np.int32)
         for start in range(n_out * t // n_threads, last, BLOCK):
             stop = min(start + BLOCK, last)
-            for r in range(n_rows):
-                if n_in <= MOST_INPUTS:
-                    for i in range(start, stop):
-                        y[r, i] = np.float32(dot(w[i], rows[r])) * (scales[i] * steps[r])
-                else:
+            if n_in > MOST_INPUTS:
+                for r in range(n_rows):
                     for i in range(start, stop):
                         y[r, i] = np.float32(long_dot(w[i], rows[r])) * (scales[i] * steps[r])
-                if n_outliers[r] > 0:
-                    for i in range(start, stop):
-                        y[r, i] += outlier_sum(w[i], x[r], outliers[r, : n_outliers[r]]) * scales[i]
+            elif n_rows == 1:
+                for i in range(start, stop):
+                    y[0, i] = np.float32(dot(w[i], rows[0])) * (scales[i] * steps[0])
+            else:
+                for r in range(0, n_rows, tiles.N_X):
+                    several_totals(w, rows, r, start, stop, totals)
+                    for k in range(min(tiles.N_X, n_rows - r)):
+                        for i in range(start, stop):
+                            y[r + k, i] = np.float32(totals[k, i - start]) * (scales[i] * steps[r + k])
+            for r in range(n_rows):
+                for i in range(start, stop if n_outliers[r] else start):
+                    y[r, i] += outlier_sum(w[i], x[r], outliers[r, : n_outliers[r]]) * scales[i]
 
 
 # ---- attention -------------------------------------------------------------------------------------------------
