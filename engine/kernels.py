@@ -222,19 +222,41 @@ def softmax(x, powers):
 
 @njit(cache=True, fastmath=REORDERED)
 def attend(q, k, v, scores, powers, out):
-    """Write the attention of one query to out [d_head]. q: [d_head], scaled. k, v: [n_total, d_head]."""
+    """Write the attention of one query to out [d_head]. q: [d_head], scaled. k, v: [n_total, d_head].
+
+    Four positions at a time: q and out are loaded once for all of them.
+    """
     n_total, d_head = k.shape
-    for p in range(n_total):
+    n_fours = n_total - n_total % 4
+    for p in range(0, n_fours, 4):
+        score_0 = np.float32(0)
+        score_1 = np.float32(0)
+        score_2 = np.float32(0)
+        score_3 = np.float32(0)
+        for i in range(d_head):
+            score_0 += q[i] * k[p, i]
+            score_1 += q[i] * k[p + 1, i]
+            score_2 += q[i] * k[p + 2, i]
+            score_3 += q[i] * k[p + 3, i]
+        scores[p] = score_0
+        scores[p + 1] = score_1
+        scores[p + 2] = score_2
+        scores[p + 3] = score_3
+    for p in range(n_fours, n_total):
         score = np.float32(0)
         for i in range(d_head):
             score += q[i] * k[p, i]
         scores[p] = score
     softmax(scores[:n_total], powers[:n_total])
     out[:] = 0
-    for p in range(n_total):
-        weight = scores[p]
+    for p in range(0, n_fours, 4):
         for i in range(d_head):
-            out[i] += weight * v[p, i]
+            first = scores[p] * v[p, i] + scores[p + 1] * v[p + 1, i]
+            second = scores[p + 2] * v[p + 2, i] + scores[p + 3] * v[p + 3, i]
+            out[i] += first + second
+    for p in range(n_fours, n_total):
+        for i in range(d_head):
+            out[i] += scores[p] * v[p, i]
 
 
 @njit(cache=True, parallel=True)

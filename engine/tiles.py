@@ -1,8 +1,9 @@
 """Integer products of four rows of weights with four rows of activations at once, in instructions of AVX-512.
 
 A loop over one pair of rows loads and widens every number for one multiplication. A tile of 16 pairs uses each number
-that it has loaded four times, and its sums fit in the registers. LLVM does not find this form in a Python loop, so that this module builds it, with
-llvmlite. The sums are integers: a tile gives the same numbers as the loop, which computes everything on other machines.
+that it has loaded four times, and its sums fit in the registers. LLVM does not find this form in a Python loop, so that
+this module builds it, with llvmlite. The sums are integers: a tile gives the same numbers as the loop, which computes
+everything on other machines.
 """
 
 from llvmlite import binding, ir
