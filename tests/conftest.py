@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads slow tiny models down on a busy machine
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = "/nonexistent"  # models that the developer has downloaded play no part
 os.environ["XDG_STATE_HOME"] = "/nonexistent"  # the history of prompts
 os.environ.pop("PICOGPT_MODEL", None)

@@ -53,6 +53,41 @@ def test_a_product_is_that_of_the_integers_for_any_shape(n_rows, n_in, n_out):
     np.testing.assert_allclose(x @ Int8Matrix(values, scales), expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("n_in", [1, 31, 32, 33, 64, 95, 100, 768, 8192])
+@pytest.mark.parametrize("n_out", [1, 3, 4, 5, 31, 32, 33, 70])
+def test_tiles_give_the_integers_of_the_loop_for_any_tail(n_in, n_out):
+    rng = np.random.default_rng(n_in)
+    w = rng.integers(-127, 127, (n_out, n_in), endpoint=True).astype(np.int8)
+    rows = rng.integers(-2047, 2047, (8, n_in), endpoint=True).astype(np.int16)
+    w[0] = 127
+    rows[0] = 2047  # the largest sum
+    for start in range(0, n_out, kernels.BLOCK):
+        stop = min(start + kernels.BLOCK, n_out)
+        for r in (0, 4):
+            exact = rows[r : r + 4].astype(np.int64) @ w[start:stop].T
+            for function in (kernels.several_totals, kernels.plain_totals):
+                totals = np.empty((4, kernels.BLOCK), np.int32)
+                function(w, rows, r, start, stop, totals)
+                np.testing.assert_array_equal(totals[:, : stop - start], exact)
+
+
+def test_a_machine_without_avx_computes_nearly_the_same(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, '.'); import numpy as np, gpt2, utils; from engine import tiles; "
+        "m = utils.load('tiny', weights='int8'); ids = m.encode('Once upon a time there was a dog'); "
+        "np.save(sys.argv[1], gpt2.gpt2(ids, **m.params, n_head=m.n_head)); print(tiles.IS_AVAILABLE)"
+    )
+    results = []
+    for name, features in (("plain", {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}), ("own", {})):
+        environment = {**os.environ, **features, "NUMBA_CACHE_DIR": str(tmp_path / name)}
+        command = [sys.executable, "-c", code, str(tmp_path / f"{name}.npy")]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert name == "own" or done.stdout == "False\n"
+        results.append(np.load(tmp_path / f"{name}.npy"))
+    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 4, 7), (2, 3, 4, 7), (0, 7)])
 def test_a_matrix_keeps_the_batch_axes_and_takes_any_strides(shape):
     rng = np.random.default_rng(0)
