@@ -135,7 +135,9 @@ def with_int8_products(params: dict, path: Path | None = None, source: str | Non
     path: the folder or the file of the model; the integers are kept beside it. None: they are computed for this
     process. source: a fingerprint of the model's files. Raise RuntimeError if numba is not installed.
     """
-    import_kernels()
+    kernels = import_kernels()
+    if not kernels.are_compiled():
+        log.info("Compiling the loops for int8 weights, once on this machine: about 15 seconds.")
     arrays = quantized(params) if path is None or source is None else stored(params, path, source)
     tree = with_fast_products(params)
     return replaced(tree, arrays)

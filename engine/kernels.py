@@ -9,6 +9,7 @@ compiled function would prevent its caching; it is an argument.
 
 import math
 import threading
+from pathlib import Path
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -283,6 +284,11 @@ def attention(q, k, v, ends, window, out, n_threads):
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------
+
+
+def are_compiled() -> bool:
+    """Return whether numba has kept the compiled loops of an earlier process beside this module."""
+    return any((Path(__file__).parent / "__pycache__").glob("kernels.product*.nbi"))
 
 
 def multiply(x, w, scales, y):
