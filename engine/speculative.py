@@ -76,10 +76,11 @@ class Positions:
 class Lookup:
     """Proposes the tokens that followed the newest ones where they occurred before in the text.
 
-    Source: Saxena 2023, "Prompt Lookup Decoding".
+    A text that repeats a short sequence is expected to go on repeating it. Source: Saxena 2023, "Prompt Lookup
+    Decoding".
 
-    >>> Lookup().propose([5, 6, 7, 8, 9, 5, 6], 3, None)
-    [7, 8, 9]
+    >>> Lookup().propose([5, 6, 7, 8, 9, 5, 6], 3, None), Lookup().propose([1, 2, 1, 2], 5, None)
+    ([7, 8, 9], [1, 2, 1, 2, 1])
     """
 
     def __init__(self):
@@ -92,7 +93,8 @@ class Lookup:
         for size in NGRAMS:
             place = self.places.get(tuple(ids[-size:]))
             if place is not None and len(ids) > size:
-                return ids[place : place + n]
+                period = len(ids) - place
+                return [ids[place + i % period] for i in range(n)]
         return []
 
     def read(self, ids):

@@ -153,7 +153,7 @@ def naive_lookup(ids, n):
     for size in speculative.NGRAMS:
         for end in range(len(ids) - 1, size - 1, -1):
             if len(ids) > size and ids[end - size : end] == ids[-size:]:
-                return ids[end : end + n]
+                return (ids[end:] * n)[:n]
     return []
 
 
