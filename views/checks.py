@@ -67,7 +67,13 @@ def check_view(view, asked):
     for name in asked:
         if name in EXPLORE_FLAGS and name not in VIEWS[view]:
             others = [other for other, names in VIEWS.items() if name in names]
-            raise ValueError(f"{view} takes no --{name}; it is an option of {' and '.join(others)}")
+            raise ValueError(f"{view} takes no --{name}; it is an option of {in_words(others)}")
+
+
+def in_words(names):
+    """Return "next, plot and sweep"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def check_plot(grid, options):
