@@ -89,7 +89,7 @@ def test_a_record_equals_that_of_the_single_command_plus_the_row_and_the_format(
 
 
 def test_batch_py_has_every_flag_of_gpt2_py_that_is_not_about_one_prompt_or_stdout():
-    others = {"row", "json", "stream", "list", "separator", "completion", *flags.PROMPT_FLAGS}
+    others = {"row", "json", "stream", "list", "separator", "completion", "draft", *flags.PROMPT_FLAGS}
     assert flags.FLAGS.keys() - command.BATCH.flags.keys() == others
 
 
