@@ -17,15 +17,20 @@ PARAMETERS = {"124M": 124_439_808, "355M": 354_823_168, "774M": 774_030_080, "15
 BYTES = {"float32": 4, "int8": 1}
 
 
-@njit(parallel=True, fastmath=True)
+@njit
+def part_total(numbers):
+    total = np.int64(0)
+    for number in numbers:
+        total += number
+    return total
+
+
+@njit(parallel=True)
 def total(numbers, n_threads):
     """Return the sum of int64 numbers, a part of them per thread."""
     sums = np.zeros(n_threads, np.int64)
     for t in prange(n_threads):
-        part = np.int64(0)
-        for i in range(len(numbers) * t // n_threads, len(numbers) * (t + 1) // n_threads):
-            part += numbers[i]
-        sums[t] = part
+        sums[t] = part_total(numbers[len(numbers) * t // n_threads : len(numbers) * (t + 1) // n_threads])
     return sums.sum()
 
 
