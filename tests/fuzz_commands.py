@@ -105,7 +105,13 @@ VALID = {  # flag -> valid values, so that a part of the command lines reach the
     "context": ("stop", "slide"),
     "keep": ("0", "3"),
     "logprobs": ("0", "2", "1000"),
-    "output": ("OUT/a.jsonl", "OUT/a.md", "OUT/a.csv", "OUT/a.json", "-"),
+    "output": ("OUT/a.jsonl", "OUT/a.md", "OUT/a.csv", "OUT/a.json", "OUT/a.html", "-"),
+    "weights": ("float32", "int8"),
+    "draft": ("lookup", "tiny"),
+    "lines": ("OUT/prompts.txt", "OUT/prompts.jsonl", "OUT/texts.jsonl", "-", "OUT"),
+    "given": ("x", "", "a ", "FILE:OUT/prompts.txt"),
+    "layer": ("1", "3", "4"),
+    "head": ("1", "3", "4"),
     "format": ("txt", "jsonl", "csv"),
     "batch_size": ("1", "3"),
     "steps": ("1", "3", "100"),
@@ -250,6 +256,8 @@ def prepare(folder: str) -> None:
         "csv": ["prompt,seed", "a,1", '"b', "c,x"],
     }.items():
         Path(folder, f"prompts.{name}").write_text("\n".join(lines), encoding="utf-8")
+    texts_of_lines = ['{"text": "x", "given": "y "}', '"z"', '{"prompt": "a"}']
+    Path(folder, "texts.jsonl").write_text("\n".join(texts_of_lines), encoding="utf-8")
     configurations = {
         "c.toml": "temperature = 0.9\nstop = ['a']\nbatch_size = 2\nsteps = 2\n",
         "c.json": '{"seed": 3, "logit_bias": {" ": 1}, "top_p": 0.5}',
@@ -259,7 +267,8 @@ def prepare(folder: str) -> None:
     for name, text in configurations.items():
         Path(folder, name).write_text(text, encoding="utf-8")
     model = small_model()
-    utils.load_found = lambda path, where, fast=False: model
+    models = {kind: utils.with_operands(model, kind) for kind in ("float32", "int8")}
+    utils.load_found = lambda path, where, fast=False, weights="float32": models[weights] if fast else model
     default = "tiny"
     for table in (flags.FLAGS, command_flags.PICO_FLAGS, command_flags.BATCH_FLAGS, command_flags.EXPLORE_FLAGS):
         table["model_size"] = dataclasses.replace(table["model_size"], default=default)
