@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import gpt2
 import utils
-from engine.int8 import matrices, with_int8_products
+from engine.int8 import matrices, replaced, with_int8_products
 
 N_BITS = 127
 
@@ -56,16 +56,7 @@ class Rounded:
 
 def with_rounded(params, block):
     """Return the weights tree with Rounded matrices."""
-    replacements = {name: Rounded(np.ascontiguousarray(rows), block) for name, rows in matrices(params)}
-
-    def replaced(tree, prefix=""):
-        if isinstance(tree, list):
-            return [replaced(child, f"{prefix}{i}.") for i, child in enumerate(tree)]
-        if isinstance(tree, dict):
-            return {key: replaced(child, f"{prefix}{key}.") for key, child in tree.items()}
-        return replacements.get(prefix[:-1], tree)
-
-    return replaced(params)
+    return replaced(params, {name: Rounded(np.ascontiguousarray(rows), block) for name, rows in matrices(params)})
 
 
 def log_probabilities(ids, params, n_head):

@@ -4,8 +4,8 @@
     python benchmarks/bench_int8.py --models_dir /tmp/models
 
 Each kind has a process of its own, because idle threads of OpenBLAS and of numba disturb each other, and the processes
-take turns. The script prints the tokens per second of both, and the ratio, the median over the rounds: decoding of one
-and of several sequences, prompts, and the first token of a process.
+take turns. For decoding one and several sequences, for a prompt, and for a process with one token, the script prints
+the tokens per second of both and the median ratio of the rounds.
 """
 
 import multiprocessing

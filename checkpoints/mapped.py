@@ -40,24 +40,35 @@ DTYPES |= {"U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8",
 def convert_once(
     converted: Path, shapes: Shapes, is_current: Callable[[], bool], convert: Callable[[BinaryIO], None]
 ) -> Arrays:
-    """Return the tensors of the safetensors file `converted`, mapped; write the file first unless it is current.
+    """Return {path: array} of the safetensors file `converted`, as `write_once` does. shapes: {path: shape}."""
+    return at_paths(shapes, write_once(converted, in_safetensors(shapes), is_current, convert))
 
-    is_current: return whether the file can be used as it is. convert: write the converted weights to an open file.
-    If the folder is read-only, the conversion lasts for this run.
+
+def write_once(
+    converted: Path,
+    tensors: TypedShapes,
+    is_current: Callable[[], bool],
+    convert: Callable[[BinaryIO], None],
+    what: str = "the model is converted",
+) -> Arrays:
+    """Return {name: array} of a safetensors file, mapped; write the file first unless it is current.
+
+    tensors: {name: (dtype, shape)}. is_current: return whether the file can be used as it is. convert: write the
+    tensors to an open file. what: says in a warning what is done for this run only, if the folder is read-only.
     """
     try:
         with files.locked(converted.parent):
             if not is_current():  # another process may have converted the model meanwhile
                 with files.replacing(converted) as file:
                     convert(file)
-        return map_tensors(converted, shapes)
+        return map_checked(converted, tensors)
     except OSError as error:
         folder = named(converted.parent)
-        log.warning(f"{folder} is not writable ({reason(error)}): the model is converted for this run only")
-        return convert_for_this_run(converted, shapes, convert)
+        log.warning(f"{folder} is not writable ({reason(error)}): {what} for this run only")
+        return convert_for_this_run(converted, tensors, convert)
 
 
-def convert_for_this_run(converted, shapes, convert):
+def convert_for_this_run(converted, tensors, convert):
     """Convert into a file without a name in the system's temporary folder and map it.
 
     The operating system deletes the file when the run ends, also if the run is killed.
@@ -66,7 +77,7 @@ def convert_for_this_run(converted, shapes, convert):
         with tempfile.TemporaryFile(prefix="picogpt-") as file:
             convert(file)
             file.flush()
-            return at_paths(shapes, map_file(file, in_safetensors(shapes)))
+            return map_file(file, tensors)
     except OSError as error:
         raise CheckpointError(
             f"the model in {named(converted.parent)} can be converted neither there nor in the system's temporary "
@@ -110,10 +121,15 @@ def map_tensors(path: Path, shapes: Shapes, fits: str = "hparams.json") -> Array
     fits: the file that gives the shapes, for the message.
     Raise CheckpointError if the file is damaged or its tensors are not those in `shapes`.
     """
+    return at_paths(shapes, map_checked(path, in_safetensors(shapes), fits))
+
+
+def map_checked(path: Path, expected: TypedShapes, fits: str = "hparams.json") -> Arrays:
+    """Return {name: array} of a safetensors file, mapped; the errors are those of map_tensors."""
     found, _ = read_header(path)
-    check_tensors(path, in_safetensors(shapes), found, fits)
+    check_tensors(path, expected, found, fits)
     with files.open_to_read(path) as file:
-        return at_paths(shapes, map_file(file, found))
+        return map_file(file, found)
 
 
 def at_paths(shapes, arrays):

@@ -59,7 +59,7 @@ def complete(
         check_for_command(prompt, options)
         output.check_file(options.output, options.overwrite)
         path = find_model(options)  # an unknown model is an error before a pipe is read
-        check_draft(options)
+        find_draft(options)  # and so is an unknown draft
         is_suggested = options.preset == MODEL_PRESET
         options = with_suggestions(options, path)
         if is_suggested:
@@ -94,13 +94,10 @@ def converse(generator: "Generator") -> None:
     )
 
 
-def check_draft(options: Options) -> None:
-    """Raise ValueError if there is no model of the name that --draft gives."""
-    if options.values.get("draft") not in (None, LOOKUP):
-        find_draft(options)
-
-
-def find_draft(options):
+def find_draft(options: Options) -> Path | None:
+    """Return the path of the model that --draft names, None without one. Raise ValueError if there is none."""
+    if options.values.get("draft") in (None, LOOKUP):
+        return None
     try:
         return utils.find_model(options.draft, options.models_dir, options.offline)
     except ValueError as error:
@@ -187,9 +184,9 @@ class Generator:
 
     def check_draft(self) -> None:
         """Load the draft that the options name. Raise ValueError if its vocabulary is another one."""
-        if self.options.values.get("draft") in (None, LOOKUP):
-            return
         path = find_draft(self.options)
+        if path is None:
+            return
         if self.draft is None or self.draft.path != path:
             with run_time_failures():
                 self.draft = load_model(path, self.options)

@@ -34,6 +34,19 @@ class KernelCache(LayerCache):
         return Keys(self.k, self.length, self.window), Values(self.v)
 
 
+def caches_for(params: dict, layers: list[LayerCache]) -> list[LayerCache]:
+    """Return caches of a model that hold the arrays of these: KernelCaches if it is computed with them."""
+    if not attends_ragged(params):
+        return layers
+    windows = windows_of(params)
+    return [KernelCache(layer.k, layer.v, window) for layer, window in zip(layers, windows, strict=True)]
+
+
+def windows_of(params: dict) -> list[int | None]:
+    """Return the number of positions that each layer attends to, None for all."""
+    return [block["attn"].get("window") for block in params["blocks"]]
+
+
 class Keys:
     """Keys [..., n_head, n_total, d_head]: `q @ keys.swapaxes(-1, -2)` gives Scores.
 

@@ -9,17 +9,13 @@ the operands like any other; biases, norms and activation functions are those of
 """
 
 import logging
-import math
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
-from checkpoints.messages import named, reason
 from engine.attention import AttendsRagged
 from engine.products import with_fast_products
 
@@ -139,8 +135,13 @@ def with_int8_products(params: dict, path: Path | None = None, source: str | Non
     if not kernels.are_compiled():
         log.info("Compiling the loops for int8 weights, once on this machine: about 15 seconds.")
     arrays = quantized(params) if path is None or source is None else stored(params, path, source)
-    tree = with_fast_products(params)
-    return replaced(tree, arrays)
+    operands = {name: operand(name, arrays) for name, _ in matrices(params)}
+    return replaced(with_fast_products(params), operands)
+
+
+def operand(name, arrays):
+    kind = Int8Embedding if name in PER_OUTPUT else Int8Matrix
+    return kind(arrays[name], arrays[f"{name}.scale"])
 
 
 def quantized(params) -> dict[str, np.ndarray]:
@@ -156,21 +157,13 @@ def tensors_of(params):
         yield values_of(rows, scales_of(rows))
 
 
-def replaced(tree, arrays, prefix=""):
-    """Return a tree of products.py with int8 operands in place of its matrices."""
+def replaced(tree, operands: dict, prefix: str = ""):
+    """Return a weights tree with operands in place of matrices. operands: {name as in `matrices`: operand}."""
     if isinstance(tree, list):
-        return [replaced(child, arrays, f"{prefix}{i}.") for i, child in enumerate(tree)]
-    changed = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, (dict, list)):
-            changed[key] = replaced(value, arrays, f"{name}.")
-        elif name in arrays:
-            kind = Int8Embedding if name in PER_OUTPUT else Int8Matrix
-            changed[key] = kind(arrays[name], arrays[f"{name}.scale"])
-        else:
-            changed[key] = value
-    return changed
+        return [replaced(child, operands, f"{prefix}{i}.") for i, child in enumerate(tree)]
+    if isinstance(tree, dict):
+        return {key: replaced(child, operands, f"{prefix}{key}.") for key, child in tree.items()}
+    return operands.get(prefix[:-1], tree)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------
@@ -184,19 +177,11 @@ def stored(params: dict, path: Path, source: str) -> dict[str, np.ndarray]:
     file = path / f"model{SUFFIX}" if path.is_dir() else path.with_name(f"{path.name}{SUFFIX}")
     shapes = shapes_of(params)
     source = f"{VERSION} {source}"
-    try:
-        with files.locked(file.parent):
-            if not is_current(file, shapes, source):
-                with files.replacing(file) as new:
-                    write(new, file.name, params, shapes, source)
-        return mapped_arrays(file)
-    except OSError as error:
-        folder = named(file.parent)
-        log.warning(f"{folder} is not writable ({reason(error)}): the weights are quantized for this run only")
-        with tempfile.TemporaryFile(prefix="picogpt-") as new:  # the system deletes it when the run ends
-            write(new, file.name, params, shapes, source)
-            new.flush()
-            return mapped.map_file(new, shapes)
+
+    def write(new):
+        mapped.write_safetensors(new, file.name, shapes, source, tensors_of(params))
+
+    return mapped.write_once(file, shapes, lambda: is_current(file, shapes, source), write, "the weights are quantized")
 
 
 def shapes_of(params):
@@ -204,10 +189,6 @@ def shapes_of(params):
     sizes = {name: rows.shape for name, rows in matrices(params)}
     scales = {f"{name}.scale": ("F32", (n_out,)) for name, (n_out, _) in sizes.items()}
     return scales | {name: ("I8", shape) for name, shape in sizes.items()}
-
-
-def write(file: BinaryIO, name: str, params: dict, shapes: dict, source: str) -> None:
-    mapped.write_safetensors(file, name, shapes, source, tensors_of(params))
 
 
 def is_current(file, shapes, source):
@@ -218,11 +199,4 @@ def is_current(file, shapes, source):
         found, found_source = mapped.read_header(file)
     except CheckpointError:
         return False
-    n_bytes = sum(math.prod(shape) * (1 if dtype == "I8" else 4) for dtype, shape in shapes.values())
-    return found_source == source and found == shapes and file.stat().st_size > n_bytes
-
-
-def mapped_arrays(file):
-    found, _ = mapped.read_header(file)
-    with files.open_to_read(file) as opened:
-        return mapped.map_file(opened, found)
+    return found_source == source and found == shapes

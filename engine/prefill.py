@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from engine.attention import KernelCache
 from engine.cores import n_cores
 
 CHUNK_TOKENS = 256  # tokens per chunk, at least: smaller products lose more than the parallel steps gain
@@ -64,7 +65,7 @@ def prefill(forward: Callable, inputs, cache: list, **arguments) -> np.ndarray: 
     """
     inputs = np.asarray(inputs)
     n = n_chunks(inputs.shape[-1])
-    if n == 1:
+    if n == 1 or isinstance(cache[0], KernelCache):  # compiled loops use all cores themselves
         return forward(inputs, cache=cache, **arguments)
     return in_chunks(forward, inputs, cache, n, **arguments)
 

@@ -6,7 +6,7 @@ sequences -> admit: a slot and prefill -> step: one token for every slot -> reti
 import numpy as np
 
 from engine import prefill
-from engine.attention import KernelCache, Keys, Values, attends_ragged
+from engine.attention import Keys, Values, attends_ragged, caches_for, windows_of
 from engine.memory import check_slots
 from gpt2 import LayerCache, gpt2, make_kv_cache, predict, transformer
 
@@ -109,7 +109,6 @@ class Slots:
         self.n_slots = n_slots
         self.n_ctx = len(params["wpe"])
         self.is_ragged = attends_ragged(params)
-        self.windows = [block["attn"].get("window") for block in params["blocks"]]
         self.live = []
         self.layers = []
         self.grow(n_rows=0, n_positions=0)
@@ -119,7 +118,7 @@ class Slots:
         check_slots(self.params, n_rows, n_positions)
         old = self.layers
         new = make_kv_cache(self.params, self.n_head, n_positions, batch=(n_rows,))
-        pairs = zip(new, self.windows, strict=True)
+        pairs = zip(new, windows_of(self.params), strict=True)
         self.layers = [SlotCache(layer.k, layer.v, window, self.is_ragged) for layer, window in pairs]
         for layer, old_layer in zip(self.layers, old, strict=False):
             for row, sequence in enumerate(self.live):
@@ -200,9 +199,7 @@ class Slots:
             cache = [LayerCache(layer.k[row], layer.v[row]) for layer in self.layers]
         else:
             cache = make_kv_cache(self.params, self.n_head, len(prefixes[0].ids), batch=(len(prefixes),))
-        if self.is_ragged:
-            pairs = zip(cache, self.windows, strict=True)
-            cache = [KernelCache(layer.k, layer.v, window) for layer, window in pairs]
+        cache = caches_for(self.params, cache)
         hidden = compute_prompts([prefix.ids for prefix in prefixes], self.params, self.n_head, cache)
         for i, prefix in enumerate(prefixes):
             prefix.hidden = hidden[i]
@@ -276,7 +273,7 @@ def compute_prompts(prompts, params, n_head, cache):
     for row, prompt in enumerate(prompts):
         inputs[row, : len(prompt)] = prompt
     body = {name: params[name] for name in ("wte", "wpe", "blocks")}
-    if last[-1] == last[0] and not attends_ragged(params):  # equal lengths
+    if last[-1] == last[0]:  # equal lengths
         return prefill.prefill(transformer, inputs, cache, **body, n_head=n_head, last_only=True)[:, -1]
     x = transformer(inputs, **body, n_head=n_head, cache=cache)  # [n_rows, n_seq] -> [n_rows, n_seq, n_embd]
     return x[np.arange(n_rows), last]  # [n_rows, n_seq, n_embd] -> [n_rows, n_embd]

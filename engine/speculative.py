@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from engine import prefill
-from engine.attention import KernelCache, attends_ragged
+from engine.attention import caches_for
 from engine.batching import Job
 from engine.completion import Completion
 from engine.slots import slide
@@ -43,13 +43,7 @@ class Positions:
     def __init__(self, params: dict, n_head: int, n_positions: int):
         self.params = params
         self.n_head = n_head
-        layers = make_kv_cache(params, n_head, n_positions)
-        windows = [block["attn"].get("window") for block in params["blocks"]]
-        self.is_ragged = attends_ragged(params)
-        if self.is_ragged:
-            pairs = zip(layers, windows, strict=True)
-            layers = [KernelCache(layer.k, layer.v, window) for layer, window in pairs]
-        self.layers = layers
+        self.layers = caches_for(params, make_kv_cache(params, n_head, n_positions))
 
     @property
     def length(self) -> int:
@@ -62,8 +56,7 @@ class Positions:
 
     def last_logits(self, ids: list[int]) -> np.ndarray:  # -> [n_vocab]
         """Add ids; return the logits that follow the last one. A long prompt is computed on all cores."""
-        forward = gpt2 if self.is_ragged else lambda inputs, **more: prefill.prefill(gpt2, inputs, **more)
-        return forward(ids, cache=self.layers, **self.params, n_head=self.n_head, last_only=True)[-1]
+        return prefill.prefill(gpt2, ids, self.layers, **self.params, n_head=self.n_head, last_only=True)[-1]
 
     def logits(self, ids: list[int]) -> np.ndarray:  # -> [n_seq, n_vocab]
         """Add ids; return the logits that follow each of them."""

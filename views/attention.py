@@ -54,15 +54,11 @@ def show_attention(model: Model, ids: list[int], prompt: str, options: Options, 
 
 def title(model, name, weights, options):
     n_layer, n_head, _ = weights.shape
-    layers = f"layer {options.layer}" if options.layer else counted(n_layer, "layer")
-    heads = f"head {options.head}" if options.head else counted(n_head, "head")
+    layers = f"layer {options.layer}" if options.layer else screen.counted(n_layer, "layer")
+    heads = f"head {options.head}" if options.head else screen.counted(n_head, "head")
     mean = "mean of " if n_layer * n_head > 1 else ""
     weights_of = f"{abbreviated(model.name)}: weights with which '{name}' attends to the tokens up to it"
     return f"{weights_of}, {mean}{layers}, {heads}"
-
-
-def counted(n, noun):
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def table(names: list[str], weights: np.ndarray, n_rows: int, width: int) -> Iterator[str]:

@@ -57,8 +57,8 @@ EXPLORE = Command(
 
         The prompt, or the text to score, is a quoted text, FILE:notes.txt, or the text of a pipe; if both are given,
         the piped text comes first. The newline that ends a file or a pipe is removed. Without a prompt, a terminal asks
-        for one after another, and --toy continues "every effort moves you". page
-        needs no prompt, and no --model_size: it shows the bundled model.
+        for one after another, and --toy continues "every effort moves you". page needs no
+        prompt, and no --model_size: it shows the bundled model.
 
         next, plot, sweep and page take the sampling options and penalties of gpt2.py. plot and sweep take several
         values of each, as in --temperature 0.3,0.7,1.0, and show every combination; --logit_bias, --banned_ids and
@@ -134,7 +134,7 @@ def show(view, model, prompt, options, seed):
 
 
 def show_lines(view, model, lines, options, seed):
-    """Show a view of many texts, all of which are checked first."""
+    """Show a view of many texts. All of them are checked before the first one is shown."""
     prepare, show_view = SHOW_LINES[view]
     requests = [prepare_line(prepare, model, line, options) for line in lines]
     with run_time_failures():

@@ -49,10 +49,12 @@ def attention(ids: list[int], model: Model) -> np.ndarray:
 
 
 def lens(x: np.ndarray, model: Model) -> np.ndarray:
-    """Return what the model would predict if the residual stream x [n_embd] were its last: probabilities [n_vocab].
+    """Return what the model would predict if the residual stream x were its last.
+
+    x: [n_seq, n_embd]. Returns probabilities, float64 [n_seq, n_vocab].
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
     """
     params = model.params
-    logits = gpt2.predict(x[None], params["wte"], params["ln_f"], params.get("head"))[0]  # [1, n_embd] -> [n_vocab]
-    return sampling.softmax_with_temperature(logits)
+    logits = gpt2.predict(x, params["wte"], params["ln_f"], params.get("head"))  # [n_seq, n_embd] -> [n_seq, n_vocab]
+    return np.stack([sampling.softmax_with_temperature(row) for row in logits])

@@ -117,7 +117,8 @@ class ChoiceRecorder:
         # The observer is called after the draw. A second sampler, one draw behind, still has the state from before it
         # (Mirostat's mu). A draw uses exactly one uniform number, so that a generator with the same seed gives u.
         self.sampler = settings.new_sampler(setting)
-        self.shown_sampler = self.sampler if settings.has_sampler(setting) else sampling.make_sampler("temperature")
+        drawing = settings.drawing(setting)
+        self.shown_sampler = self.sampler if drawing == setting else settings.new_sampler(drawing)
         self.sampler_rng = settings.random_numbers(seed)
         self.rng = settings.random_numbers(seed)
 

@@ -51,7 +51,7 @@ def compare(
 ) -> tuple[list[str], list[float], list[Series]]:
     """Return the names of the tokens to show, the model's own probabilities of them, and a Series per setting."""
     logits = gpt2.gpt2(ids, **model.params, n_head=model.n_head, last_only=True)[-1]  # [n_vocab]
-    samplers = [sampler_to_show(setting) for setting in grid]
+    samplers = [settings.new_sampler(settings.drawing(setting)) for setting in grid]
     processed = [process(model, ids, logits, setting, options) for setting in grid]
     drawn = [drawn_from(*pair) for pair in zip(samplers, processed, strict=True)]  # each [n_vocab]
     shown = tokens_to_show(logits, np.max(drawn, axis=0), options.rows or N_ROWS["plot"])
@@ -64,11 +64,6 @@ def compare(
     names = [name_of(model.encoder, token) for token in shown]
     own = sampling.softmax_with_temperature(logits)[shown].tolist()
     return names, own, series
-
-
-def sampler_to_show(setting):
-    """Return the sampler of a setting; without options of the sampler, it draws from the model's own distribution."""
-    return settings.new_sampler(setting) if settings.has_sampler(setting) else sampling.make_sampler("temperature")
 
 
 def process(model, ids, logits, setting, options):

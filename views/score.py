@@ -121,7 +121,7 @@ def score(ids: list[int], model: Model, stride: int | None = None) -> Iterator[t
 
 
 def score_continuation(request: Request, model: Model) -> Iterator[tuple[float, int]]:
-    """Yield (log-probability, rank) of each id of a text after its context, of which the last ids that fit are read."""
+    """Yield (log-probability, rank) of each id of a text after its context. A long context is cut to its last ids."""
     context = request.context or [model.special.start]
     inputs = [*context, *request.ids][:-1]
     yield from score_window(inputs[-model.n_ctx :], request.ids, model)
@@ -306,8 +306,7 @@ def summary(sums, scores):
 
 def counts_in_words(sums: dict) -> str:
     """Return "4 tokens, 1 word, 9 bytes"."""
-    counts = {noun: sums[f"n_{noun}s"] for noun in ("token", "word", "byte")}
-    return ", ".join(f"{n} {noun}{'s' * (n != 1)}" for noun, n in counts.items())
+    return ", ".join(screen.counted(sums[f"n_{noun}s"], noun) for noun in ("token", "word", "byte"))
 
 
 def total_lines(sums: dict) -> Iterator[str]:

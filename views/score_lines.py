@@ -65,7 +65,7 @@ def row_of(line: Line, request: Request, scores: list[tuple], sums: dict) -> str
 def end_of(sums: dict, n_texts: int, model: Model, requests: list[Request], stride: int) -> Iterator[str]:
     """Yield the totals of all texts. Each is scored on its own."""
     yield ""
-    yield f"{n_texts} text{'s' * (n_texts != 1)}, {counts_in_words(sums)}"
+    yield f"{screen.counted(n_texts, 'text')}, {counts_in_words(sums)}"
     yield from total_lines(sums)
     yield ""
     longest = max(requests, key=lambda request: len(request.ids))

@@ -108,6 +108,11 @@ def break_word(word, n_columns):
     return lines
 
 
+def counted(n: int, noun: str) -> str:
+    """Return "1 token" or "2 tokens"."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 # ---- the terminal ----------------------------------------------------------------------------------------------
 
 

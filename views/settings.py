@@ -82,9 +82,9 @@ def selected(setting: dict, names: Iterable[str]) -> dict:
     return {name: value for name, value in setting.items() if name in names}
 
 
-def has_sampler(setting: dict) -> bool:
-    """Return whether a setting has options of the sampler; without them it is greedy."""
-    return bool(selected(setting, STRATEGY_FLAGS))
+def drawing(setting: dict) -> dict:
+    """Return a setting that draws: without options of the sampler, from the model's own distribution."""
+    return setting if selected(setting, STRATEGY_FLAGS) else {**setting, "temperature": 1.0}
 
 
 # ---- a setting -> a completion ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from checkpoints.messages import named
 from cli.checks import shown
 from cli.options import Options
-from cli.prompt import read_prompt
+from cli.prompt import read_file, read_prompt
 
 JSON_LINES = (".jsonl", ".ndjson")
 FIELDS = ("text", "prompt", "given")
@@ -26,7 +26,7 @@ def read_lines(name: str, options: Options, may_be_given: bool) -> list[Line]:
     may_be_given: whether a line of JSON may have the field "given". Raise ValueError with the number of a line that is
     no text, and if there are no texts.
     """
-    content = read_prompt(name if name == "-" else f"FILE:{name}", options)
+    content = read_prompt(name, options) if name == "-" else read_file(name)  # a pipe beside the file is not read
     numbered = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
     source = "stdin" if name == "-" else f"'{named(name)}'"
     if not numbered:

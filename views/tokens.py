@@ -128,5 +128,5 @@ def piece_lines(piece: dict) -> Iterator[str]:
 def summary(tokens, text):
     n_bytes = len(text.encode("utf-8", "replace"))
     counts = [(len(tokens), "token"), (len(text), "character"), (n_bytes, "byte")]
-    named = ", ".join(f"{n} {noun}{'s' * (n != 1)}" for n, noun in counts)
-    return f"{named}; {n_bytes / len(tokens):.2f} bytes per token"
+    in_words = ", ".join(screen.counted(n, noun) for n, noun in counts)
+    return f"{in_words}; {n_bytes / len(tokens):.2f} bytes per token"

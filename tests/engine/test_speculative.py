@@ -1,4 +1,4 @@
-"""engine/speculative.py: the text is that without a draft, whatever it proposes, and drafts that pay are used."""
+"""engine/speculative.py: a draft changes the speed but not the text, and a draft that costs time is paused."""
 
 from functools import partial
 

@@ -45,8 +45,8 @@ def test_the_weights_are_those_of_gpt2_pico(model, monkeypatch):
 def test_the_last_prediction_is_that_of_the_model(model):
     *_, (x, _) = inside.layers(IDS, model)
     logits = gpt2.gpt2(IDS, **model.params, n_head=model.n_head)
-    for row, expected in zip(x, logits, strict=True):
-        assert np.allclose(inside.lens(row, model), np.exp(expected) / np.exp(expected).sum(), atol=1e-5)
+    for found, expected in zip(inside.lens(x, model), logits, strict=True):
+        assert np.allclose(found, np.exp(expected) / np.exp(expected).sum(), atol=1e-5)
 
 
 def test_there_is_a_residual_stream_for_the_embedding_and_each_block(model):

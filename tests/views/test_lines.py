@@ -83,6 +83,11 @@ def test_stdin_may_hold_the_lines(seen, lines):
     assert json.loads(seen("score", "--lines", "-", *words, piped=b'{"text": "x"}').splitlines()[0])["text"] == "x"
 
 
+def test_a_pipe_beside_a_file_of_lines_is_not_read(seen, lines):
+    words = ("score", "--lines", lines("One day\n"), "--model_size", "tiny")
+    assert seen(*words, piped=b"more\n") == seen(*words)
+
+
 # ---- sweep -----------------------------------------------------------------------------------------------------
 
 SWEEP = ("--model_size", "tiny", "--top_k", "1,9", "--seed", "3", "-n", "6")

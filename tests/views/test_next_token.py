@@ -33,7 +33,7 @@ def records(here):
 @pytest.mark.parametrize(
     ("args", "removed"),
     [  # Raschka's distribution: forward 0.572, toward 0.358, closer 0.061, you, inches, every, moves, ...
-        ([], {}),  # the model's own distribution, of which the likeliest token is chosen
+        ([], {}),  # the model's own distribution; the likeliest token is chosen
         (["--strategy", "greedy"], {"greedy": "closer every effort inches moves pizza toward you"}),
         (["--temperature", "0"], {"temperature": "closer every effort inches moves pizza toward you"}),
         (["--temperature", "1"], {}),

@@ -128,7 +128,7 @@ def test_attention_and_lens_are_those_of_inside_py(page, tiny):
     assert np.allclose(found, inside.attention(ids, model)[:, :, -1], atol=1e-5)
     lens = page.run("return state.model.lens(state.cursor, 5)")
     for layer, (x, _) in zip(lens, inside.layers(ids, model), strict=True):
-        probs = inside.lens(x[-1], model)
+        probs = inside.lens(x, model)[-1]
         assert [token["id"] for token in layer] == np.argsort(-probs, kind="stable")[:5].tolist()
         assert np.allclose([token["p"] for token in layer], np.sort(probs)[::-1][:5], atol=1e-4)
 
@@ -384,9 +384,26 @@ def test_choosing_an_alternative_opens_a_branch_and_the_first_one_is_kept(page):
 def test_greedy_and_sampled_continuations_are_two_branches(page):
     page.slide("temperature", 1.5)
     page.click("#compare")
-    page.wait("!state.is_running && find('status').textContent.startsWith('Both')")
+    page.wait("!state.task && find('status').textContent.startsWith('Both')")
     tree = page.text("#tree")
     assert "greedy, " in tree and "sampled, " in tree and "bits per token" in tree
+
+
+def test_a_new_prompt_ends_a_run_and_stays(page):
+    page.run("append_many(400); setTimeout(() => { find('prompt').value = 'One day'; begin('One day'); }, 30)")
+    page.wait("text_of(state.encoder, path_to(state.leaf)) === 'One day'")
+    page.run("return new Promise((done) => setTimeout(done, 200))")
+    assert text_of(page) == "One day"
+    assert page.run("return find('stop').hidden")
+    page.press(" ")
+    assert page.run("return path_to(state.leaf).length") == 3
+
+
+def test_a_run_that_is_stopped_keeps_its_text(page):
+    page.run("append_many(400); setTimeout(() => find('stop').click(), 60)")
+    page.wait("!state.task")
+    assert 4 < page.run("return path_to(state.leaf).length") < 404
+    assert page.run("return state.cursor === state.leaf")
 
 
 def test_tokens_have_the_colour_of_their_surprise(page, tiny):

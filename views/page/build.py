@@ -64,14 +64,9 @@ def prepare(model: Model, prompt: str, options: Options) -> list[int]:
 
 def initial_settings(setting: dict) -> dict:
     """Return the settings with which the page opens, {name: number} of js/settings.js."""
-    sampler = settings.new_sampler(drawing(setting))
+    sampler = settings.new_sampler(settings.drawing(setting))
     knobs = {"temperature": 0} if sampler is sampling.greedy else knobs_of(sampler)
     return knobs | settings.selected(setting, ON_THE_PAGE)
-
-
-def drawing(setting: dict) -> dict:
-    """Return a setting that draws: without options of the sampler, from the model's own distribution."""
-    return setting if settings.has_sampler(setting) else {**setting, "temperature": 1.0}
 
 
 def sizes(model: Model, n_steps: int) -> dict:
@@ -101,5 +96,5 @@ def live(model, ids, setting, options, seed):
 def recorded(model, ids, setting, options, seed):
     """Return the description and the tensors of a page with recorded steps."""
     fast = replace(model, params=with_fast_products(model.params))
-    tensors, draws = recording.record(fast, ids, drawing(setting), options, n_steps_of(options), seed)
+    tensors, draws = recording.record(fast, ids, settings.drawing(setting), options, n_steps_of(options), seed)
     return {"is_live": False, "draws": draws, "hparams": sizes(model, len(draws))}, tensors

@@ -70,7 +70,7 @@ def inside_tensors(ids, model):
     for x, of_layer in inside.layers(ids, model):
         if of_layer is not None:
             weights.append(of_layer)
-        probs = np.stack([inside.lens(row, model) for row in x])  # [n_seq, n_vocab]
+        probs = inside.lens(x, model)  # [n_seq, n_vocab]
         predictions.append(likeliest(probs))
     by_position = np.stack(weights).transpose(2, 0, 1, 3)  # -> [n_seq, n_layer, n_head, n_seq]
     seen = [row[..., : i + 1].ravel() for i, row in enumerate(by_position)]

@@ -48,10 +48,10 @@ def as_tensors(params: dict) -> tuple[dict[str, np.ndarray], dict]:
     return tensors, constants
 
 
-def with_dequantized(tree: dict | list, prefix: str = "") -> dict | list:
+def with_dequantized(tree: dict | list) -> dict | list:
     """Return the tree with every matrix as the page computes with it."""
     if isinstance(tree, list):
-        return [with_dequantized(value, prefix) for value in tree]
+        return [with_dequantized(value) for value in tree]
     changed = {}
     for name, value in tree.items():
         if isinstance(value, (dict, list)):

@@ -107,7 +107,6 @@ function bar_row(state, id, largest, is_here) {
       class: `bar-row${why ? " removed" : ""}${id === choice.drawn ? " is-drawn" : ""}${is_here ? " is-here" : ""}`,
       title: `continue with ${name} (id ${id})`,
       "aria-label": row_label(name, choice, id, counts),
-      "data-id": String(id),
     },
     element("span", { class: "name mono" }, name),
     element("span", { class: "number" }, probability(choice.own[id])),

@@ -148,14 +148,12 @@ function cache_panel(state) {
   const n_total = computed_path(state).length;
   const n_bytes = 2 * n_layer * n_total * n_embd * 4;
   const last = state.model.work;
-  const n_new = 1;
   const shown = Math.min(n_total, 40);
   const cells = [];
-  for (let l = 0; l < n_layer; l++) for (let p = 0; p < shown; p++) cells.push(element("i", { class: p >= shown - n_new ? "new" : "" }));
-  const saved = (n_total * n_parameters) / n_parameters;
+  for (let l = 0; l < n_layer; l++) for (let p = 0; p < shown; p++) cells.push(element("i", { class: p === shown - 1 ? "new" : "" }));
   const sentences = [
     `For each of the ${n_layer} layers and each of the ${counted(n_total, "token")}, the cache stores a key and a value of ${n_embd} numbers: 2 · ${n_layer} · ${n_total} · ${n_embd} numbers of 4 bytes = ${whole(n_bytes)} bytes.`,
-    `The next token computes one position: about ${whole(n_parameters)} multiplications and additions, one per weight, and the comparison of its query with ${counted(n_total, "key")} per head and layer. Without the cache, all ${counted(n_total, "position")} would be computed again: ${whole(saved)} times as much.`,
+    `The next token computes one position: about ${whole(n_parameters)} multiplications and additions, one per weight, and the comparison of its query with ${counted(n_total, "key")} per head and layer. Without the cache, all ${counted(n_total, "position")} would be computed again: ${whole(n_total)} times as much.`,
   ];
   if (state.model.is_live) {
     sentences.push(`The last computation of this page: ${counted(last.computed, "position")} computed, ${counted(last.cached, "position")} taken from the cache.`);

@@ -12,7 +12,7 @@ const state = {
   about: null, model: null, encoder: null,
   n_prompt: 0, leaf: null, cursor: null, pointed: null,
   settings: neutral(), u: 0, counts: null, choice: null, ends: "",
-  n_rows: FEW_ROWS, tab: "attention", head: [0, 0], sample: "", step: null, is_running: false, timer: null,
+  n_rows: FEW_ROWS, tab: "attention", head: [0, 0], sample: "", step: null, task: null, timer: null,
 };
 
 // ---- actions -------------------------------------------------------------------------------------------------------
@@ -99,9 +99,9 @@ function append_likeliest() {
 }
 
 /* Append up to n tokens after a node without drawing the page, except between frames. Return the last node. */
-async function append(node, n, how, pick) {
+async function append(node, n, how, pick, task) {
   let frame = performance.now();
-  for (let i = 0; i < n && state.is_running; i++) {
+  for (let i = 0; i < n && !task.is_stopped; i++) {
     if (why_it_ends(node)) break;
     state.cursor = node;
     const choice = choice_at(state);
@@ -119,23 +119,31 @@ async function append(node, n, how, pick) {
 
 const drawn_token = ({ probs }) => sample_categorical(probs, Math.random());
 
-async function run(action) {
-  if (state.is_running) return;
-  state.is_running = true;
+/* Run an action that takes several frames. `finish` receives the end of its text, unless a new prompt has begun. */
+async function run(action, finish) {
+  if (state.task) return;
+  const task = { is_stopped: false };
+  state.task = task;
   find("stop").hidden = false;
-  try {
-    await action(state.cursor);
-  } finally {
-    state.is_running = false;
-    find("stop").hidden = true;
-  }
+  const end = await action(state.cursor, task);
+  if (state.task !== task) return;
+  end_task();
+  finish(end);
 }
 
-const append_many = (n) => run(async (start) => state.open(await append(start, n, "sampled", drawn_token)));
+function end_task() {
+  if (state.task) state.task.is_stopped = true;
+  state.task = null;
+  find("stop").hidden = true;
+}
 
-const compare = () => run(async (start) => {
-  await append(start, 20, "greedy", (choice) => choice.greedy);
-  state.open(await append(start, 20, "sampled", drawn_token));
+const append_many = (n) => run((start, task) => append(start, n, "sampled", drawn_token, task), state.open);
+
+const compare = () => run(async (start, task) => {
+  await append(start, 20, "greedy", (choice) => choice.greedy, task);
+  return append(start, 20, "sampled", drawn_token, task);
+}, (end) => {
+  state.open(end);
   tell("Both continuations are under Branches: the greedy one, and the sampled one, which is shown.");
 });
 
@@ -152,6 +160,7 @@ function begin(text) {
     tell(`The prompt has ${counted(ids.length, "token")}; this model reads at most ${whole(state.about.hparams.n_ctx)}: shorten it.`);
     return;
   }
+  end_task();
   plant_prompt(ids);
   state.open(state.leaf);
 }
@@ -189,7 +198,7 @@ function on_key(event) {
 function connect() {
   const actions = {
     append: append_drawn, "append-greedy": append_likeliest, "append-many": () => append_many(50), compare,
-    stop: () => { state.is_running = false; },
+    stop: () => { if (state.task) state.task.is_stopped = true; },
     "draw-again": KEYS.r,
     "draw-thousand": () => { state.counts = draw_thousand(state.choice.probs); render_choice(state); },
     "more-rows": () => { state.n_rows = state.n_rows === FEW_ROWS ? MANY_ROWS : FEW_ROWS; render_choice(state); },

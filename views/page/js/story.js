@@ -114,7 +114,6 @@ class RecordedModel {
     this.tensors = tensors;
     this.hparams = hparams;
     this.n_prompt = tensors.ids.length - hparams.n_steps;
-    this.work = { cached: 0, computed: 0 };
   }
 
   has_logits(node) {
