@@ -17,7 +17,7 @@ from checkpoints.messages import abbreviated, named, reason
 from checkpoints.places import Places, search_places
 from checkpoints.tokenizer import Loaded, SpecialTokens
 from encoder import Encoder
-from engine.products import with_fast_products
+from engine import compiled
 
 __all__ = ["CheckpointError", "Model", "find_model", "load", "load_encoder_hparams_and_params"]
 
@@ -75,17 +75,24 @@ def load(
     return load_found(places.find_model(model_size, where), where, fast, weights)
 
 
-def load_found(path: Path, where: Places, fast: bool = False, weights: str = "float32") -> Model:
-    """Return the model in a folder or a file that find_model found in these places. fast, weights: see load."""
+def load_found(path: Path, where: Places, fast: bool = False, weights: str = "float32", n_tokens: int = 0) -> Model:
+    """Return the model in a folder or a file that find_model found in these places.
+
+    fast, weights: see load. n_tokens: see with_operands.
+    """
     encoder, hparams, params, special = load_path(path, where)
     model = Model(hub.name_of(path), encoder, hparams, params, special, path)
-    return with_operands(model, weights) if fast or weights != "float32" else model
+    return with_operands(model, weights, n_tokens) if fast or weights != "float32" else model
 
 
-def with_operands(model: Model, weights: str = "float32") -> Model:
-    """Return a model with its arrays as operands that compute fast: in float32 the same, in int8 nearly the same."""
+def with_operands(model: Model, weights: str = "float32", n_tokens: int = 0) -> Model:
+    """Return a model with its arrays as operands that compute fast: in float32 the same, in int8 nearly the same.
+
+    n_tokens: the number of new tokens that are expected; for many, float32 uses loops compiled with numba if it is
+    installed (engine/compiled.py).
+    """
     if weights == "float32":
-        return replace(model, params=with_fast_products(model.params))
+        return replace(model, params=compiled.with_fitting_products(model.params, n_tokens))
     from engine.int8 import with_int8_products
 
     return replace(model, params=with_int8_products(model.params, model.path, model.fingerprint))

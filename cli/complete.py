@@ -67,7 +67,7 @@ def complete(
         prompt = read_prompt(source_of(prompt, options), options)
         is_engine = generate is generate_samples  # the reference loops compute with plain arrays
         with run_time_failures():
-            model = load_model(path, options, fast=is_engine)
+            model = load_model(path, options, fast=is_engine, n_tokens=n_expected(options))
         generator = Generator(model, options, new_sampler, generate)
         generator.check_draft()
         ids = None if prompt is None else encode_prompt(prompt, model, options)  # an error leaves the output as it is
@@ -116,6 +116,11 @@ def check_for_command(prompt: str | None, options: Options) -> None:
         log.info(f"There is a file {shown(prompt)}; to continue its text, write --file {abbreviated(prompt)}.")
 
 
+def n_expected(options: Options) -> int:
+    """Return the number of new tokens per prompt."""
+    return options.n_tokens_to_generate * options.num_samples
+
+
 def is_present(options: Options) -> bool:
     """Return whether the model is on this machine."""
     try:
@@ -145,7 +150,8 @@ class Generator:
     def load(self, path: Path) -> None:
         """Replace the model."""
         with run_time_failures():
-            self.model = load_model(path, self.options, fast=self.generate is generate_samples)
+            is_engine = self.generate is generate_samples
+            self.model = load_model(path, self.options, fast=is_engine, n_tokens=n_expected(self.options))
 
     def complete(self, prompt: str, seed: int) -> str:
         """Print the completions of a prompt and remarks about them; return the text of the first one."""

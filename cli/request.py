@@ -36,10 +36,11 @@ def find_model(options: Options) -> Path:
         raise ValueError(f"{variable} is set: {error}") from error
 
 
-def load_model(path: Path, options: Options, fast: bool = True) -> Model:
-    """Return the model that find_model found."""
+def load_model(path: Path, options: Options, fast: bool = True, n_tokens: int = 0) -> Model:
+    """Return the model that find_model found. n_tokens: see utils.with_operands."""
     places = utils.search_places(options.models_dir, options.offline)
-    return utils.load_found(path, places, fast, options.values.get("weights", "float32") if fast else "float32")
+    weights = options.values.get("weights", "float32") if fast else "float32"
+    return utils.load_found(path, places, fast, weights, n_tokens)
 
 
 def draw_seed() -> int:

@@ -11,12 +11,19 @@ from gpt2 import LayerCache
 
 
 class AttendsRagged:
-    """A mark of an embedding whose model is computed with a KernelCache per layer."""
+    """A mark of an embedding whose model attends with the kernel, in steps of one token for each of several texts.
+
+    in_prompts: whether all other positions do so, too, with a KernelCache per layer. most_rows: of a product that is
+    computed without BLAS.
+    """
+
+    in_prompts = True
+    most_rows = np.inf
 
 
-def attends_ragged(params: dict) -> bool:
-    """Return whether the model of these weights is computed with a KernelCache per layer."""
-    return isinstance(params["wte"], AttendsRagged)
+def prompts_attend_ragged(params: dict) -> bool:
+    """Return whether all positions of a model with these weights attend with the kernel."""
+    return isinstance(params["wte"], AttendsRagged) and params["wte"].in_prompts
 
 
 class KernelCache(LayerCache):
@@ -36,7 +43,7 @@ class KernelCache(LayerCache):
 
 def caches_for(params: dict, layers: list[LayerCache]) -> list[LayerCache]:
     """Return caches of a model that hold the arrays of these: KernelCaches if it is computed with them."""
-    if not attends_ragged(params):
+    if not prompts_attend_ragged(params):
         return layers
     windows = windows_of(params)
     return [KernelCache(layer.k, layer.v, window) for layer, window in zip(layers, windows, strict=True)]
@@ -52,16 +59,17 @@ class Keys:
 
     k: all of the cache, [..., n_head, n_positions, d_head]; the kernel has one form, for contiguous arrays, because
     another one might add in another order. ends: the number of positions that each query of a row attends to,
-    [n_rows, 1]; None: the queries are the last of the positions.
+    [n_rows, 1]; None: the queries are the last of the positions. is_beside_blas: see kernels.attend_all.
     """
 
     __array_ufunc__ = None
 
-    def __init__(self, k, n_total, window, ends=None):
+    def __init__(self, k, n_total, window, ends=None, is_beside_blas=False):
         self.k = k
         self.n_total = n_total
         self.window = window
         self.ends = ends
+        self.is_beside_blas = is_beside_blas
 
     @property
     def shape(self):
@@ -119,7 +127,8 @@ class Scores:
         q = as_batch(self.q)  # [n_rows, n_head, n_query, d_head]
         out = np.empty_like(q)
         window = self.keys.window or self.keys.n_total
-        kernels.attend_all(q, as_batch(self.keys.k), as_batch(values.v), self.ends(q), window, out)
+        keys = as_batch(self.keys.k)
+        kernels.attend_all(q, keys, as_batch(values.v), self.ends(q), window, out, self.keys.is_beside_blas)
         return out.reshape(self.q.shape)
 
     def ends(self, q):

@@ -8,6 +8,7 @@ The integers are computed once and kept in the file model.int8 beside the model,
 the operands like any other; biases, norms and activation functions are those of engine/products.py.
 """
 
+import importlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from engine.attention import AttendsRagged
+from engine.compiled import compile_activations
 from engine.products import with_fast_products
 
 log = logging.getLogger("picogpt")
@@ -76,13 +78,12 @@ class Int8Embedding(AttendsRagged):
         return self.values[ids] * self.scales[ids][..., None]
 
 
-def import_kernels():
-    """Return engine.kernels. Raise RuntimeError if numba is not installed."""
+def import_kernels(name="kernels"):
+    """Return a module of compiled loops. Raise RuntimeError if numba is not installed."""
     try:
-        from engine import kernels
+        return importlib.import_module(f"engine.{name}")
     except ImportError as error:
         raise RuntimeError(f"int8 weights need numba, which is not usable ({error}): pip install numba") from None
-    return kernels
 
 
 # ---- quantization ----------------------------------------------------------------------------------------------
@@ -126,17 +127,19 @@ def matrices(tree: dict | list, prefix: str = "") -> Iterator[tuple[str, np.ndar
 
 
 def with_int8_products(params: dict, path: Path | None = None, source: str | None = None) -> dict:
-    """Return the weights tree with int8 matrices and the wrappers of engine/products.py for everything else.
+    """Return the weights tree with int8 matrices, and operands of products.py and compiled.py for the rest.
 
     path: the folder or the file of the model; the integers are kept beside it. None: they are computed for this
     process. source: a fingerprint of the model's files. Raise RuntimeError if numba is not installed.
     """
     kernels = import_kernels()
-    if not kernels.are_compiled():
+    if not kernels.is_cached(kernels.product):
         log.info("Compiling the loops for int8 weights, once on this machine: about 15 seconds.")
     arrays = quantized(params) if path is None or source is None else stored(params, path, source)
     operands = {name: operand(name, arrays) for name, _ in matrices(params)}
-    return replaced(with_fast_products(params), operands)
+    wrapped = with_fast_products(params)
+    compile_activations(wrapped, params, import_kernels("float_kernels").gelu_on_all_threads)
+    return replaced(wrapped, operands)
 
 
 def operand(name, arrays):

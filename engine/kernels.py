@@ -7,8 +7,10 @@ LLVM makes vpmovsxbw and vpmaddwd of `dot` only if it has one accumulator. Askin
 compiled function would prevent its caching; it is an argument.
 """
 
+import functools
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +262,23 @@ def attend(q, k, v, scores, powers, out):
             out[i] += scores[p] * v[p, i]
 
 
+@njit(cache=True, nogil=True)
+def attention_of_some(q, k, v, ends, window, out, t, n_threads):
+    """Compute the part of `attention` that belongs to thread t."""
+    n_rows, n_head, n_query, _ = q.shape
+    scores = np.empty(k.shape[2], np.float32)
+    powers = np.empty(k.shape[2], np.int32)
+    for item in range(t, n_rows * n_head * n_query, n_threads):
+        query = item % n_query
+        head = item // n_query % n_head
+        row = item // n_query // n_head
+        end = ends[row, query]
+        first = max(0, end - window)
+        keys = k[row, head, first:end]
+        values = v[row, head, first:end]
+        attend(q[row, head, query], keys, values, scores, powers, out[row, head, query])
+
+
 @njit(cache=True, parallel=True)
 def attention(q, k, v, ends, window, out, n_threads):
     """Write the attention of every query to out, each over its own positions.
@@ -267,28 +286,19 @@ def attention(q, k, v, ends, window, out, n_threads):
     q, out: [n_rows, n_head, n_query, d_head]. k, v: [n_rows, n_head, n_positions, d_head]. ends: [n_rows, n_query], the
     number of positions that a query attends to, its own included; window: at most this many of them.
     """
-    n_rows, n_head, n_query, _ = q.shape
-    n_items = n_rows * n_head * n_query
     for t in prange(n_threads):
-        scores = np.empty(k.shape[2], np.float32)
-        powers = np.empty(k.shape[2], np.int32)
-        for item in range(t, n_items, n_threads):
-            query = item % n_query
-            head = item // n_query % n_head
-            row = item // n_query // n_head
-            end = ends[row, query]
-            first = max(0, end - window)
-            keys = k[row, head, first:end]
-            values = v[row, head, first:end]
-            attend(q[row, head, query], keys, values, scores, powers, out[row, head, query])
+        attention_of_some(q, k, v, ends, window, out, t, n_threads)
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------
 
 
-def are_compiled() -> bool:
-    """Return whether numba has kept the compiled loops of an earlier process beside this module."""
-    return any((Path(__file__).parent / "__pycache__").glob("kernels.product*.nbi"))
+def is_cached(function) -> bool:
+    """Return whether numba has kept a compiled function of an earlier process; False if it has no place to keep it."""
+    folder = function.stats.cache_path
+    code = function.py_func.__code__
+    name = f"{Path(code.co_filename).stem}.{function.__name__}-{code.co_firstlineno}"
+    return folder is not None and any(Path(folder).glob(f"{name}.*.nbi"))
 
 
 def multiply(x, w, scales, y):
@@ -297,7 +307,25 @@ def multiply(x, w, scales, y):
         product(x, w, scales, y, get_num_threads())
 
 
-def attend_all(q, k, v, ends, window, out):
-    """Call `attention` on all threads."""
-    with LOCK:
-        attention(q, k, v, ends, window, out, get_num_threads())
+def attend_all(q, k, v, ends, window, out, is_beside_blas=False):
+    """Call `attention` on all threads.
+
+    is_beside_blas: take Python's threads, which sleep afterwards. Numba's wait actively for some milliseconds, which
+    would keep the threads of a BLAS product from their cores.
+    """
+    n_threads = get_num_threads()
+    if is_beside_blas:
+        parts = [
+            pool(n_threads).submit(attention_of_some, q, k, v, ends, window, out, t, n_threads)
+            for t in range(n_threads)
+        ]
+        for part in parts:
+            part.result()
+    else:
+        with LOCK:
+            attention(q, k, v, ends, window, out, n_threads)
+
+
+@functools.cache
+def pool(n_threads):
+    return ThreadPoolExecutor(n_threads)

@@ -38,9 +38,11 @@ class Matrix:
 class Embedding:
     """The token embedding wte or the head [n_vocab, n_embd]: `wte[ids]` for the input, `x @ head.T` for the logits."""
 
+    matrix = Matrix  # the class of its transpose
+
     def __init__(self, array: np.ndarray):
         self.array = array
-        self.T = Matrix(array.T)
+        self.T = self.matrix(array.T)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,19 +117,22 @@ def in_row_chunks(function: Callable) -> Callable:
     return chunked
 
 
-def with_fast_products(params: dict) -> dict:
-    """Return the weights tree with every matrix, bias, gain and activation wrapped; only `wpe` stays an array."""
-    blocks = [wrap(block) for block in params["blocks"]]
+def with_fast_products(params: dict, embedding: type[Embedding] = Embedding) -> dict:
+    """Return the weights tree with every matrix, bias, gain and activation wrapped; only `wpe` stays an array.
+
+    embedding: the class of wte and the head; the other matrices have the class of their transposes.
+    """
+    blocks = [wrap(block, embedding.matrix) for block in params["blocks"]]
     for block in blocks:
         activation = block["mlp"].get("activation", "gelu")
         block["mlp"]["activation"] = in_row_chunks(ACTIVATIONS[activation])
-    vocabularies = {name: Embedding(params[name]) for name in ("wte", "head") if name in params}
-    return params | vocabularies | {"blocks": blocks, "ln_f": wrap(params["ln_f"])}
+    vocabularies = {name: embedding(params[name]) for name in ("wte", "head") if name in params}
+    return params | vocabularies | {"blocks": blocks, "ln_f": wrap(params["ln_f"], embedding.matrix)}
 
 
-def wrap(tree):
+def wrap(tree, matrix):
     if isinstance(tree, dict):
-        return {name: wrap(child) for name, child in tree.items()}
+        return {name: wrap(child, matrix) for name, child in tree.items()}
     if not isinstance(tree, np.ndarray):
         return tree
-    return Matrix(tree) if tree.ndim == 2 else Vector(tree)
+    return matrix(tree) if tree.ndim == 2 else Vector(tree)

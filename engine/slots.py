@@ -6,7 +6,7 @@ sequences -> admit: a slot and prefill -> step: one token for every slot -> reti
 import numpy as np
 
 from engine import prefill
-from engine.attention import Keys, Values, attends_ragged, caches_for, windows_of
+from engine.attention import AttendsRagged, Keys, Values, caches_for, prompts_attend_ragged, windows_of
 from engine.memory import check_slots
 from gpt2 import LayerCache, gpt2, make_kv_cache, predict, transformer
 
@@ -80,13 +80,13 @@ class Sequence:
 class SlotCache(LayerCache):
     """The keys and values of one layer for sequences of different lengths: `length` is [n_rows, 1].
 
-    window: see KernelCache. is_ragged: whether to return operands of the kernel, as a KernelCache does.
+    window: see KernelCache. wte: the embedding, which says whether to return operands of the kernel.
     """
 
-    def __init__(self, k, v, window=None, is_ragged=False):
+    def __init__(self, k, v, window, wte):
         super().__init__(k, v)
         self.window = window
-        self.is_ragged = is_ragged
+        self.wte = wte
 
     def append(self, k, v):  # 2 x [n_rows, n_head, 1, d_head] -> 2 x [n_rows, n_head, n_total, d_head]
         """Store one new position of each row after its last; return those of all positions, as views."""
@@ -95,8 +95,9 @@ class SlotCache(LayerCache):
         self.k[np.arange(n_rows), :, ends] = k[..., 0, :]
         self.v[np.arange(n_rows), :, ends] = v[..., 0, :]
         n_total = ends.max() + 1  # of the longest row; the mask hides the rest of the shorter ones
-        if self.is_ragged:
-            return Keys(self.k, n_total, self.window, ends=self.length + 1), Values(self.v)
+        if isinstance(self.wte, AttendsRagged):
+            is_beside_blas = n_rows > self.wte.most_rows
+            return Keys(self.k, n_total, self.window, self.length + 1, is_beside_blas), Values(self.v)
         return self.k[:n_rows, :, :n_total], self.v[:n_rows, :, :n_total]
 
 
@@ -108,7 +109,6 @@ class Slots:
         self.n_head = n_head
         self.n_slots = n_slots
         self.n_ctx = len(params["wpe"])
-        self.is_ragged = attends_ragged(params)
         self.live = []
         self.layers = []
         self.grow(n_rows=0, n_positions=0)
@@ -119,7 +119,7 @@ class Slots:
         old = self.layers
         new = make_kv_cache(self.params, self.n_head, n_positions, batch=(n_rows,))
         pairs = zip(new, windows_of(self.params), strict=True)
-        self.layers = [SlotCache(layer.k, layer.v, window, self.is_ragged) for layer, window in pairs]
+        self.layers = [SlotCache(layer.k, layer.v, window, self.params["wte"]) for layer, window in pairs]
         for layer, old_layer in zip(self.layers, old, strict=False):
             for row, sequence in enumerate(self.live):
                 copy_row(layer, row, old_layer, row, sequence.n_cached)
@@ -180,7 +180,7 @@ class Slots:
 
     def compute_groups(self, row_of):
         """Compute the keys, values and hidden states of prefixes, in groups, on all cores."""
-        if self.is_ragged:  # compiled loops use all cores themselves
+        if prompts_attend_ragged(self.params):  # compiled loops use all cores themselves
             for group in group_by_length(row_of, PREFILL_TOKENS):
                 self.compute_group(group, row_of)
             return

@@ -1,9 +1,9 @@
-"""Integer products of four rows of weights with four rows of activations at once, in instructions of AVX-512.
+"""Integer products of several rows of weights with four rows of activations at once, in AVX-512 or AVX2.
 
-A loop over one pair of rows loads and widens every number for one multiplication. A tile of 16 pairs uses each number
-that it has loaded four times, and its sums fit in the registers. LLVM does not find this form in a Python loop, so that
-this module builds it, with llvmlite. The sums are integers: a tile gives the same numbers as the loop, which computes
-everything on other machines.
+A loop over one pair of rows loads and widens every number for one multiplication. A tile of 16 pairs (8 in AVX2, which
+has half as many registers) uses each number that it has loaded several times, and its sums fit in the registers. LLVM
+does not find this form in a Python loop, so that this module builds it, with llvmlite. The sums are integers: a tile
+gives the same numbers as the loop, which computes everything on other machines.
 """
 
 from llvmlite import binding, ir
@@ -11,9 +11,7 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-N_W = 4  # rows of weights in a tile
-N_X = 4  # rows of activations
-WIDTH = 32  # numbers of int16 in a register
+N_X = 4  # rows of activations in a tile
 
 
 def features() -> set[str]:
@@ -23,8 +21,11 @@ def features() -> set[str]:
     return {name for name, is_present in binding.get_host_cpu_features().items() if is_present}
 
 
-IS_AVAILABLE = "avx512bw" in features()
+IS_AVX512 = "avx512bw" in features()
 HAS_VNNI = "avx512vnni" in features()
+IS_AVAILABLE = IS_AVX512 or "avx2" in features()
+N_W = 4 if IS_AVX512 else 2  # rows of weights in a tile
+WIDTH = 32 if IS_AVX512 else 16  # numbers of int16 in a register
 
 INT32 = ir.IntType(32)
 BYTES = ir.VectorType(ir.IntType(8), WIDTH)
@@ -34,9 +35,9 @@ SUMS = ir.VectorType(INT32, WIDTH // 2)
 
 @intrinsic
 def tile(typing_context, w, i, x, r, n):
-    """Return the products of w[i : i + 4] with x[r : r + 4] over the first `n` inputs: 16 int32, by rows of w.
+    """Return the products of w[i : i + N_W] with x[r : r + N_X] over the first `n` inputs: int32, by rows of w.
 
-    w: int8 [n_out, n_in]. x: int16 [n_rows, n_in]. n: a multiple of 32. Both arrays are contiguous.
+    w: int8 [n_out, n_in]. x: int16 [n_rows, n_in]. n: a multiple of WIDTH. Both arrays are contiguous.
     """
     signature = types.UniTuple(types.int32, N_W * N_X)(w, i, x, r, n)
     return signature, build_tile
@@ -81,7 +82,8 @@ def multiply_add(builder, total, a, b):
     if HAS_VNNI:
         function = declare(builder, "llvm.x86.avx512.vpdpwssd.512", SUMS, [SUMS, SUMS, SUMS])
         return builder.call(function, [total, builder.bitcast(a, SUMS), builder.bitcast(b, SUMS)])
-    function = declare(builder, "llvm.x86.avx512.pmaddw.d.512", SUMS, [WORDS, WORDS])
+    name = "llvm.x86.avx512.pmaddw.d.512" if IS_AVX512 else "llvm.x86.avx2.pmadd.wd"
+    function = declare(builder, name, SUMS, [WORDS, WORDS])
     return builder.add(total, builder.call(function, [a, b]))
 
 

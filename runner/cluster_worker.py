@@ -18,6 +18,7 @@ from checkpoints.fingerprint import fingerprint
 from cli.messages import describe
 from cli.options import Options
 from cli.request import load_model
+from engine.compiled import MANY
 from engine.cores import n_cores
 from runner.local import decode_rows, default_batch_size, engine_failures
 from runner.prompts import Request
@@ -67,9 +68,9 @@ class Worker:
         if model is None and (expected is None or fingerprint(self.plan.path) != expected):
             return None
         if model is None:
-            model = load_model(self.plan.path, self.plan.options)
+            model = load_model(self.plan.path, self.plan.options, n_tokens=MANY)
         else:
-            model = with_operands(dataclasses.replace(model, path=None), self.plan.options.weights)
+            model = with_operands(dataclasses.replace(model, path=None), self.plan.options.weights, MANY)
         self.model = dataclasses.replace(model, name=name)
         vars(self.model)["fingerprint"] = expected  # the files of a model that was sent are not here
         self.n_slots = self.plan.options.batch_size or self.default_slots()

@@ -15,6 +15,7 @@ from cli.options import Options
 from cli.output import Clock
 from cli.request import encode_prompt, load_model, new_completions
 from engine.batching import Job, decode_together
+from engine.compiled import MANY
 from engine.memory import free_memory
 from runner.prompts import Request
 from runner.record_format import make_record
@@ -104,7 +105,7 @@ def job_or_error(request, model):
 
 def complete_here(requests: Iterable[Request], path: Path, options: Options, seed: int, run: Run) -> None:
     """Load the model at `path` and complete the requests."""
-    model = load_model(path, options)
+    model = load_model(path, options, n_tokens=MANY)
     n_slots, bytes_per_slot = default_batch_size(model.hparams)
     n_slots = options.batch_size or n_slots
     run.begin(

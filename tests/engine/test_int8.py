@@ -21,7 +21,7 @@ from random_gpt2 import HPARAMS, random_params, with_differences
 from sampling import make_sampler
 
 requires("numba")
-from engine import kernels  # noqa: E402
+from engine import kernels, tiles  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 N_HEAD, N_CTX, N_VOCAB = HPARAMS["n_head"], HPARAMS["n_ctx"], HPARAMS["n_vocab"]
@@ -71,21 +71,25 @@ def test_tiles_give_the_integers_of_the_loop_for_any_tail(n_in, n_out):
                 np.testing.assert_array_equal(totals[:, : stop - start], exact)
 
 
-def test_a_machine_without_avx_computes_nearly_the_same(tmp_path):
+def test_machines_without_avx_and_with_avx2_compute_nearly_the_same(tmp_path):
     code = (
         "import sys; sys.path.insert(0, '.'); import numpy as np, gpt2, utils; from engine import tiles; "
         "m = utils.load('tiny', weights='int8'); ids = m.encode('Once upon a time there was a dog'); "
         "np.save(sys.argv[1], gpt2.gpt2(ids, **m.params, n_head=m.n_head)); print(tiles.IS_AVAILABLE)"
     )
+    machines = {"plain": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "own": {}}
+    if tiles.IS_AVX512:
+        machines["avx2"] = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma"}
     results = []
-    for name, features in (("plain", {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}), ("own", {})):
+    for name, features in machines.items():
         environment = {**os.environ, **features, "NUMBA_CACHE_DIR": str(tmp_path / name)}
         command = [sys.executable, "-c", code, str(tmp_path / f"{name}.npy")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert name == "own" or done.stdout == "False\n"
+        assert name == "own" or done.stdout == f"{name == 'avx2'}\n"
         results.append(np.load(tmp_path / f"{name}.npy"))
-    np.testing.assert_allclose(results[0], results[1], rtol=0, atol=1e-3)
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 4, 7), (2, 3, 4, 7), (0, 7)])
