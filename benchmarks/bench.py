@@ -19,7 +19,8 @@ from pathlib import Path
 import lab
 import numpy as np
 import report
-from figures import DECODE, FIRST, LONG, MACHINE, OURS, PICO, PREFILL, WHOLE
+from bench_batch import random_prompts
+from figures import DECODE, FIRST, INT8, LONG, MACHINE, MANY, MEMORY, OURS, PICO, PREFILL, WHOLE
 from fire import Fire
 from peers import PEERS
 from worker import WorkerError
@@ -27,6 +28,7 @@ from worker import WorkerError
 ROOT = lab.HERE.parent
 PICO_FLOAT64 = f"{PICO} in float64"
 SLOW = (PICO, PICO_FLOAT64)
+CT2_INT8 = "CTranslate2 int8"
 PROMPT = "The quick brown fox jumps over the lazy dog."  # ten tokens
 BATCH_SIZES = (2, 3, 4, 8, 16, 32, 64)
 # The largest difference of float32 logits from ours. llama.cpp looks GELU up in a float16 table, for all its weights.
@@ -34,9 +36,9 @@ TOLERANCE = 1e-3
 TOLERANCES = {"llama.cpp F32": 5e-3}
 
 FULL = {"rounds": 7, "steps": 20, "contexts": (10, 100, 250, 500, 750, 1000), "prompts": (50, 100, 200, 400, 800)}
-FULL |= {"batch_sizes": BATCH_SIZES, "sizes": ("355M",), "memory_steps": 200}
+FULL |= {"batch_sizes": BATCH_SIZES, "sizes": ("355M",), "memory_steps": 200, "many": 64, "many_new": 20}
 QUICK = {"rounds": 2, "steps": 5, "contexts": (10, 1000), "prompts": (50, 400)}
-QUICK |= {"batch_sizes": (2, 3, 4, 16, 64), "sizes": (), "memory_steps": 20}
+QUICK |= {"batch_sizes": (4, 16), "sizes": (), "memory_steps": 20, "many": 16, "many_new": 5}
 
 
 def check_agreement(place, peers):
@@ -72,6 +74,7 @@ def single_sequence(place, peers, long_peers, steps):
     bare = asked("products", [MACHINE], n_rows=1, repeats=steps)
     peak = {MACHINE: gemm_peak(place, steps)}
     return {
+        MEMORY: {MACHINE: lambda: place.ask(MACHINE, "read_rate", repeats=5)},
         DECODE: bare | asked("decode", peers, n_context=100, n_steps=steps),
         PREFILL: peak | asked("prefill", long_peers, n_prompt=900),
         LONG: bare | asked("decode", long_peers, n_context=1000, n_steps=steps),
@@ -100,11 +103,32 @@ def ours_alone(place, steps, batch_sizes, contexts, prompts):
     }
 
 
+def int8_batches(place, steps):
+    """Return the series of several sequences at once in int8, beside float32 without numba."""
+
+    def ask(name, n):
+        return lambda: place.ask(name, "decode_batch", n_sequences=n, n_context=100, n_steps=steps)
+
+    return {f"{n} sequences at once": {name: ask(name, n) for name in (OURS, INT8)} for n in (4, 16)}
+
+
+def many_prompts(place, names, n_prompts, n_new):
+    """Return the series of prompts that are continued together, by the programs with int8 weights."""
+    prompts = random_prompts(n_prompts)
+
+    def ask(name):
+        options = {"prompts": prompts, "n_new": n_new, "batch_size": n_prompts}
+        return lambda: lab.timed(lambda: place.ask(name, "batch_together", **options))
+
+    return {MANY: {name: ask(name) for name in names}}
+
+
 def other_sizes(place, sizes, steps):
     """Return the series of decoding with models of other sizes, each with its own limit."""
     series = {}
     for size in sizes:
         place.start(OURS, size)
+        place.start(INT8, size)
         place.start(MACHINE, size)
         ours = f"{OURS}, {size}"
         bare = f"{MACHINE}, {size}"
@@ -113,6 +137,11 @@ def other_sizes(place, sizes, steps):
                 MACHINE: lambda bare=bare: place.ask(bare, "products", n_rows=1, repeats=steps),
                 OURS: lambda ours=ours: place.ask(ours, "decode", n_context=100, n_steps=steps),
             }
+            int8 = f"{INT8}, {size}"
+            if int8 in place.workers:
+                series[f"decode of {size}"][INT8] = lambda int8=int8: place.ask(
+                    int8, "decode", n_context=100, n_steps=steps
+                )
     return series
 
 
@@ -121,6 +150,7 @@ def whole_processes(place, peers):
     flags = ["--models_dir", place.models_dir, "--model_size", "random-124M", "--n_tokens_to_generate"]
     files = place.work_dir / "random-124M"
     commands = {name: [ROOT / name, PROMPT, *flags] for name in (OURS, PICO)}
+    commands[INT8] = [ROOT / OURS, PROMPT, "--weights", "int8", *flags]
     commands[PICO_FLOAT64] = [lab.HERE / "with_float64.py", PROMPT, *flags]
     commands["transformers"] = [lab.HERE / "with_transformers.py", files / "huggingface", PROMPT]
     commands["llama.cpp F32"] = [lab.HERE / "with_llama_cpp.py", files / "gguf-F32", PROMPT]
@@ -156,13 +186,17 @@ def measure(place, peers, settings, rounds, quick):
     steps = settings["steps"]
     series = single_sequence(place, peers, timed_long, steps)
     series |= ours_alone(place, steps, settings["batch_sizes"], settings["contexts"], settings["prompts"])
+    if INT8 in peers:
+        series |= int8_batches(place, steps)
+    int8_names = [name for name in (INT8, CT2_INT8) if name in peers]
+    series |= many_prompts(place, int8_names, settings["many"], settings["many_new"])
     series |= other_sizes(place, settings["sizes"], steps)
     series |= whole_processes(place, peers)
     records = lab.in_turns(series, rounds)
     for size in settings["sizes"]:
-        name = f"{OURS}, {size}"
-        if name in place.workers:
-            memories |= memory(place, [name], 40)
+        for name in (f"{OURS}, {size}", f"{INT8}, {size}"):
+            if name in place.workers:
+                memories |= memory(place, [name], 40)
     return lab.notes(place, records) | {"agreement": agreement, "memory": memories, "records": records}
 
 

@@ -5,6 +5,8 @@ from statistics import median
 import numpy as np
 
 OURS = "gpt2.py"
+NUMBA = "gpt2.py with numba"
+INT8 = "gpt2.py int8"
 PICO = "gpt2_pico.py"
 MACHINE = "the machine"
 DECODE = "decode at 100 tokens"
@@ -12,6 +14,8 @@ LONG = "decode at 1000 tokens"
 PREFILL = "prefill of 900 tokens"
 FIRST = "first token of the process"
 WHOLE = "process with 40 tokens"
+MEMORY = "rate of reading memory"
+MANY = "many prompts"
 SIZES = {"124M": (768, 12), "355M": (1024, 24), "774M": (1280, 36), "1558M": (1600, 48)}  # n_embd, n_layer
 N_VOCAB = 50257
 
@@ -89,6 +93,22 @@ class Figures:
         """Return the time of gpt2.py divided by the time of another program."""
         return ratios(self.of(title, OURS), self.of(title, name)) if self.of(title, name) else []
 
+    def ratio(self, title: str, ours: str, name: str) -> list[float]:
+        """Return the speed of one of our programs divided by the speed of another program."""
+        both = self.of(title, name), self.of(title, ours)
+        return ratios(*both) if all(both) else []
+
+    def of_memory_limit(self, title: str, name: str, n_context: int) -> list[float]:
+        """Return the fraction of the rate of reading memory at which a program reads weights, keys and values."""
+        rates = self.of(MEMORY, MACHINE)
+        times = self.of(title, name)
+        if not times or None in rates:
+            return []
+        n_embd, n_layer = SIZES["124M"]
+        width = 1 if name == INT8 else 4
+        n_bytes = width * n_weights("124M") + 8 * n_layer * n_embd * n_context
+        return [n_bytes / time / rate for time, rate in zip(times, rates, strict=True)]
+
     def of_gemv_limit(self, title: str) -> list[float]:
         """Return the fraction of a decoding step of gpt2.py that the matrix products alone would take."""
         return self.speed_over(title, MACHINE)
@@ -96,6 +116,8 @@ class Figures:
     def of_gemm_peak(self, name: str = OURS) -> list[float]:
         """Return the fraction of the GEMM peak that a program reaches with a prompt of 900 tokens."""
         peaks = self.of(PREFILL, MACHINE)
+        if not self.of(PREFILL, name):
+            return []
         return [prefill_flops(900) / time / peak for time, peak in zip(self.of(PREFILL, name), peaks, strict=True)]
 
     def batch(self, n: int) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from limits import n_cores
 from peers import KINDS
-from worker import Missing, Worker, WorkerError, environment
+from worker import SETTLE, Missing, Worker, WorkerError, environment
 
 HERE = Path(__file__).parent
 WORK_DIR = "~/.cache/picogpt-benchmarks"
@@ -127,6 +127,13 @@ def one_round(functions, i, what):
     names = list(functions)
     start = i % len(names)
     return {name: functions[name]() for name in names[start:] + names[:start]}
+
+
+def timed(function: Callable) -> float:
+    """Return the seconds that a question to a worker takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start - SETTLE
 
 
 def run_command(command: list, threads: int) -> tuple[float, float, bytes]:

@@ -11,6 +11,8 @@ import worker
 
 PEERS = {  # name -> module, class, kind of weights
     "gpt2.py": ("peers_ours", "Ours"),
+    "gpt2.py with numba": ("peers_ours", "Compiled"),
+    "gpt2.py int8": ("peers_ours", "Int8"),
     "gpt2_pico.py": ("peers_ours", "Pico"),
     "gpt2_pico.py in float64": ("peers_ours", "PicoFloat64"),
     "transformers": ("peers_others", "Transformers"),

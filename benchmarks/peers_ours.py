@@ -7,6 +7,7 @@ from peers_base import IDS, MEMORY_PROMPT, Peer
 
 import gpt2
 import gpt2_pico
+from engine.compiled import with_compiled_products
 from engine.products import with_fast_products
 from sampling import make_sampler
 
@@ -107,6 +108,61 @@ class Ours(Peer):
         return project.continue_together(prompts, self.params, self.n_head, n_new, batch_size)
 
 
+class Compiled(Ours):
+    """gpt2.py with operands that need numba, in the slots of its commands."""
+
+    weights = "float32"
+
+    def __init__(self, files, model, threads):
+        import numba
+
+        self.numba_version = numba.__version__
+        loaded = project.load(model, self.weights)
+        self.hparams = loaded.hparams
+        self.n_head = loaded.n_head
+        self.params = self.operands(loaded.params)
+        self.begin()
+
+    def operands(self, arrays):
+        return with_compiled_products(arrays)
+
+    def version(self):
+        return f"numba {self.numba_version}"
+
+    def begin(self):
+        self.n_fed = 0
+        self.text = None
+
+    def feed(self, ids):
+        if self.text is None:
+            self.text = project.Text(ids, self.params, self.n_head)
+            logits = self.text.logits
+        else:
+            for i in ids:
+                logits = self.text.feed([i])
+        self.n_fed += len(ids)
+        return logits
+
+    def decode_batch(self, n_sequences, n_context, n_steps):
+        """Return the mean seconds of a step of several sequences at once, which have the same prompt."""
+        ids = IDS[-n_sequences:]
+        text = project.Text(IDS[:n_context], self.params, self.n_head, n_sequences)
+        text.feed(ids)
+        return seconds(lambda: [text.feed(ids) for _ in range(n_steps)]) / n_steps
+
+    memory = Peer.memory
+
+
+class Int8(Compiled):
+    """gpt2.py with int8 weights."""
+
+    is_float32 = False
+    weights = "int8"
+
+    def operands(self, arrays):
+        return arrays  # `project.load` has wrapped them
+
+
 class Pico(Ours):
     """gpt2_pico.py. It has no cache, so a step computes the whole text again."""
 
@@ -145,6 +201,14 @@ class PicoFloat64(Pico):
 
 class Machine(Limits):
     """The limits of the machine, as a worker."""
+
+    def read_rate(self, repeats):
+        """Return the bytes per second that all cores read from memory; None without numba."""
+        try:
+            import walls
+        except ImportError:
+            return None
+        return max(walls.read_rates(rounds=repeats).values())
 
     def __init__(self, files, model, threads):
         super().__init__(project.load(model).params)

@@ -12,16 +12,34 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import utils
 from engine.batching import Job, decode_together
+from engine.compiled import MANY
 from engine.completion import Completion
 from engine.prefill import prefill
+from engine.slots import Prefix, Sequence, Slots
 from gpt2 import gpt2, make_kv_cache
 
 ROOT = Path(__file__).parent.parent
 
 
-def load(folder: str | Path) -> utils.Model:
-    """Return the model in a folder, with plain arrays as weights."""
-    return utils.load(folder, ".")
+def load(folder: str | Path, weights: str = "float32") -> utils.Model:
+    """Return the model in a folder, with plain arrays as weights, or with the operands of int8."""
+    return utils.load(folder, ".", weights=weights)
+
+
+class Text:
+    """A text in the slots of the engine: a prompt, then one id at a time."""
+
+    def __init__(self, ids: list[int], params: dict, n_head: int, n_slots: int = 1):
+        self.slots = Slots(params, n_head, n_slots)
+        self.completions = [Completion() for _ in range(n_slots)]
+        arriving = [Sequence(Job(ids, [each], MANY), each, Prefix(ids)) for each in self.completions]
+        self.logits = self.slots.admit(arriving)[0]  # [n_vocab]
+
+    def feed(self, ids: list[int]) -> np.ndarray:
+        """Continue every sequence with an id; return the logits that follow that of the first one, [n_vocab]."""
+        for completion, i in zip(self.completions, ids, strict=True):
+            completion.ids.append(i)
+        return self.slots.step()[0]
 
 
 def forward(ids: list, params: dict, n_head: int, cache: list) -> np.ndarray:

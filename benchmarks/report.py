@@ -15,8 +15,11 @@ import numpy as np
 from figures import (
     DECODE,
     FIRST,
+    INT8,
     LONG,
     MACHINE,
+    MANY,
+    NUMBA,
     OURS,
     PICO,
     PREFILL,
@@ -62,6 +65,34 @@ def checks(figures: Figures) -> Iterator[tuple[str, float, list[float], bool]]:
     growth = [memory["growth_per_token"] / memory["cache_per_token"]]
     yield "growth of memory per token, relative to the cache's", 1.1, growth, False
     yield "decode with the 1558M shape, fraction of the GEMV limit", 0.9, f.of_gemv_limit("decode of 1558M"), True
+    yield from compiled_checks(f)
+
+
+def compiled_checks(f: Figures) -> Iterator[tuple[str, float, list[float], bool]]:
+    """Yield the targets of int8 weights and of float32 with numba, on a machine with AVX-512."""
+    for name, limit in (("llama.cpp Q8_0", 1.25), ("CTranslate2 int8", 2.0), (OURS, 4.0)):
+        yield f"int8, decode at 100 tokens, relative to {name}", limit, f.ratio(DECODE, INT8, name), True
+    yield "int8, decode at 1000 tokens, relative to llama.cpp Q8_0", 1.25, f.ratio(LONG, INT8, "llama.cpp Q8_0"), True
+    for n, limit in ((4, 3.5), (16, 2.0)):
+        title = f"{n} sequences at once"
+        yield f"int8, {title}, relative to {OURS}", limit, f.ratio(title, INT8, OURS), True
+    yield "int8, many prompts, relative to CTranslate2 int8", 1.0, f.ratio(MANY, INT8, "CTranslate2 int8"), True
+    yield "int8, prefill of 900, relative to llama.cpp Q8_0", 1.2, f.ratio(PREFILL, INT8, "llama.cpp Q8_0"), True
+    for title in (DECODE, LONG):
+        for name, limit in (("llama.cpp F32", 1.1), ("CTranslate2 float32", 1.0)):
+            yield f"with numba, {title}, relative to {name}", limit, f.ratio(title, NUMBA, name), True
+    for title, n_context, name, limit in (
+        (DECODE, 100, NUMBA, 0.8),
+        (LONG, 1000, NUMBA, 0.7),
+        (LONG, 1000, INT8, 0.7),
+    ):
+        yield f"{name}, {title}, of the memory limit", limit, f.of_memory_limit(title, name, n_context), True
+    yield "with numba, prefill of 900 tokens, fraction of the GEMM peak", 0.75, f.of_gemm_peak(NUMBA), True
+    times = f.ratio(FIRST, OURS, INT8)
+    yield "int8, first token of the process, time relative to float32", 2.0, times, False
+    yield "int8, 1558M, relative to float32", 4.0, f.ratio("decode of 1558M", INT8, OURS), True
+    memory = f.results["memory"].get(f"{INT8}, 1558M")
+    yield "int8, 1558M, anonymous memory, MB", 200.0, [memory["peak"] / 1e6] if memory else [], False
 
 
 def check_rows(figures: Figures) -> Iterator[list]:

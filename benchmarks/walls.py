@@ -45,14 +45,19 @@ def rate(function, n_bytes, rounds):
     return n_bytes / median(times)
 
 
-def main(megabytes=512, rounds=20):
+def read_rates(megabytes: int = 512, rounds: int = 20) -> dict[str, float]:
+    """Return {what reads: bytes per second of all cores}."""
     numbers = np.arange(megabytes * 2**20 // 8)
     matrix = np.ones((megabytes * 2**20 // 4 // 768, 768), np.float32)
     vector = np.ones(768, np.float32)
-    rates = {
+    return {
         "a compiled sum": rate(lambda: total(numbers, get_num_threads()), numbers.nbytes, rounds),
         "NumPy, matrix @ vector": rate(lambda: matrix @ vector, matrix.nbytes, rounds),
     }
+
+
+def main(megabytes=512, rounds=20):
+    rates = read_rates(megabytes, rounds)
     for name, found in rates.items():
         print(f"{name:24} {found / 1e9:6.1f} GB/s")
     limit = max(rates.values())

@@ -80,7 +80,7 @@ class Worker:
 
 def environment(threads: int) -> dict[str, str]:
     """Return the variables of this process, with the same number of threads for every library with a thread pool."""
-    pools = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
+    pools = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM", "NUMEXPR", "NUMBA")
     offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     return os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | offline
 
