@@ -2,6 +2,7 @@
 # make test      run the linter and the tests
 # make page      write page.html, an interactive page that contains the bundled model; ARGS=--lesson adds a lesson
 # make bench     compare the speed with transformers, llama.cpp and CTranslate2 (.venv-bench); ARGS=--quick: minutes
+# make exercises install what exercises.md needs
 # make install   only install into .venv; make install-all adds TensorFlow and the packages of the tests
 # make clean     remove both environments
 # PYTHON=python3.12 selects another Python for .venv.
@@ -12,7 +13,7 @@ PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: run test page bench install install-all clean
+.PHONY: run test page bench exercises install install-all clean
 
 run: ARGS ?= --temperature 0.7
 run: .venv/installed
@@ -28,6 +29,10 @@ page: .venv/installed
 
 bench: .venv-bench/installed
 	.venv-bench/bin/python benchmarks/bench.py $(ARGS)
+
+exercises: .venv/installed
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "pytest>=8,<10"
+	@echo "Ready. Activate the environment with: . .venv/bin/activate"
 
 install: .venv/installed
 

@@ -15,8 +15,7 @@ Weights and activations are float32. A weight is any object that supports `x @ w
 engine/products.py, which computes the same faster. Parameters have the checkpoint's names, so that the tree of weights
 unpacks into `gpt2(ids, **params)`. Only a model that differs from GPT-2 has `activation`, `eps`, `window` or `head`.
 
-Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and OpenAI's code for it; the
-compact NumPy form follows Jay Mody's picoGPT.
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; its form follows Jay Mody's picoGPT.
 """
 
 if __name__ == "__main__":
@@ -224,15 +223,13 @@ def predict(x, wte, ln_f, head=None):  # [..., n_embd] -> [..., n_vocab]
 def generate(
     inputs, params, n_head, n_tokens_to_generate, sampler=greedy, rng=None, stop_ids=(), logits_processor=None
 ) -> Iterator[int]:
-    """Yield the ids that continue `inputs`, each as soon as it is known.
+    """Yield the ids that continue `inputs`, each as soon as it is known; engine/batching.py computes the same ids.
 
-    This is the reference loop. The commands run engine/batching.py, which decodes many texts together, to the same ids.
     inputs: the ids of the prompt, at least one; an empty text is continued from `<|endoftext|>`, 50256 in GPT-2.
-    sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py).
-    rng: the numpy Generator for the sampler, None for a new one. stop_ids: ids that end the text and are not yielded.
-    logits_processor: (logits, ids so far) -> logits, for penalties and bans; it runs before the sampler.
+    sampler: (logits [n_vocab], rng) -> id, called once per token (see sampling.py). rng: its numpy Generator, None for
+    a new one. stop_ids: ids that end the text and are not yielded. logits_processor: (logits, ids so far) -> logits.
     The text also ends with the context. The last new id needs no position in it: prompt + new - 1 <= n_ctx.
-    Raises ValueError, on the first step, for a prompt that the model cannot take.
+    Raises ValueError, on the first step, for an invalid prompt, and later if the sampler returns no id of the model.
     """
     n_ctx = len(params["wpe"])
     ids = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)
@@ -244,7 +241,7 @@ def generate(
         logits = gpt2(unseen, **params, n_head=n_head, cache=cache, last_only=True)[-1]  # [1, n_vocab] -> [n_vocab]
         if logits_processor is not None:
             logits = logits_processor(logits, ids)
-        next_id = int(sampler(logits, rng))
+        next_id = check_id(sampler(logits, rng), len(params["wte"]), "the sampler returned")
         if next_id in stop_ids:
             return
         yield next_id
@@ -254,16 +251,19 @@ def generate(
 
 def check_request(inputs, n_tokens_to_generate: int, n_vocab: int, n_ctx: int) -> list[int]:
     """Return the prompt as a new list of ids. Raises ValueError if it is invalid."""
-    ids = [int(i) for i in inputs]
+    ids = [check_id(i, n_vocab, "the prompt (encode a text first) has") for i in inputs]
     if not ids:
         raise ValueError("the prompt has no token ids; it must have at least one, such as that of <|endoftext|>")
     if n_tokens_to_generate < 0:
         raise ValueError(f"n_tokens_to_generate is {n_tokens_to_generate}; it must be 0 or more")
     check_length(len(ids), n_ctx)
-    for i in ids:
-        if not 0 <= i < n_vocab:
-            raise ValueError(f"the prompt has the token id {i}; this model's ids are 0 to {n_vocab - 1}")
     return ids
+
+
+def check_id(i, n_vocab: int, source: str) -> int:
+    if not isinstance(i, (int, np.integer)) or not 0 <= i < n_vocab:
+        raise ValueError(f"{source} the token id {i}; this model's ids are 0 to {n_vocab - 1}")
+    return int(i)
 
 
 def check_length(n_prompt: int, n_ctx: int, remedy: str = "shorten it") -> None:

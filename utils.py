@@ -6,9 +6,12 @@ it.
 
 import functools
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from checkpoints import formats, hub, places
 from checkpoints.files import CheckpointError
@@ -45,6 +48,50 @@ class Model:
         """
         ids = [*self.special.prefix, *self.encoder.encode(text, allow_special)]
         return ids or [self.special.start]
+
+    def complete(self, prompt: str | Sequence[str], **settings: Any) -> str | list:
+        """Return the text that continues a prompt, or a list of texts for a list of prompts, computed together.
+
+        settings: those of gpt2.py, under the same names: temperature, top_p and the other options of the sampler,
+        penalties, n_tokens_to_generate (40), seed, stop, context, keep, echo. Without them the text is the likeliest.
+        num_samples: a number of texts per prompt; each text of the result is then a list. Raise ValueError for an
+        invalid setting or prompt before any work, RuntimeError if there is not enough memory.
+
+        >>> load("tiny").complete("Once upon a time", n_tokens_to_generate=5)
+        ', there was a little'
+        """
+        from cli.library import complete
+
+        return complete(self, prompt, settings)
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """Yield the text of `complete` piece by piece, each as soon as it is certain.
+
+        >>> list(load("tiny").stream("Once upon a time", n_tokens_to_generate=3))
+        [',', ' there', ' was']
+        """
+        from cli.library import stream
+
+        return stream(self, prompt, settings)
+
+    def records(self, prompt: str | Sequence[str], **settings: Any) -> list[dict]:
+        """Return what `gpt2.py --json` prints, one dict per text: the text, why it ends, the seed, the settings.
+
+        logprobs: a number of likeliest tokens to list for each token, with their log-probabilities.
+
+        >>> (record,) = load("tiny").records("Once upon a time", n_tokens_to_generate=1, logprobs=1)
+        >>> record["text"], record["finish_reason"], round(record["logprobs"][0]["logprob"], 2)
+        (',', 'length', -0.0)
+        """
+        from cli.library import records
+
+        return records(self, prompt, settings)
+
+    @functools.cached_property
+    def operands(self) -> dict[str, Any]:
+        """The weights tree as operands that compute fast; see with_operands."""
+        is_plain = isinstance(self.params["wte"], np.ndarray)
+        return with_operands(self).params if is_plain else self.params
 
     @property
     def n_head(self) -> int:

@@ -39,7 +39,8 @@ def bars(axis, figures, title, tokens):
         speeds = [tokens / time for time in figures.of(title, name)]
         middle = median(speeds)
         is_float32 = not name.endswith(("F16", "Q8_0", "int8"))
-        style = {"color": BLUE, "hatch": "//"} if name == OURS else {"color": ORANGE if is_float32 else GREY}
+        is_ours = name.startswith(OURS)
+        style = {"color": BLUE, "hatch": "//"} if is_ours else {"color": ORANGE if is_float32 else GREY}
         label = name if is_float32 else f"{name} (not float32)"
         error = [[middle - min(speeds)], [max(speeds) - middle]]
         axis.barh(label, middle, xerr=error, edgecolor="white", error_kw={"linewidth": 1}, **style)

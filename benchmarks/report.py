@@ -244,6 +244,10 @@ CTranslate2 computes a whole request in one call; its own callback times its ste
 CTranslate2 int8 read half or a quarter of the bytes, so they do less work per token and are less exact. The cache of
 llama.cpp F32 is float32 as well; the other two kinds keep the default, float16.
 
+"gpt2.py" is float32 without numba; "gpt2.py with numba" and "gpt2.py int8" are computed in the slots of the commands.
+The memory limit is the highest rate at which all cores read memory (walls.py), divided by the bytes of weights, keys
+and values. Many prompts are 64 prompts of 10 to 100 tokens, each continued by 20 tokens (5 in a quick run, of 16).
+
 gpt2.py reads prompts as its command does, with threadpoolctl. "Of the GEMM peak" counts only the operations that every
 program needs: attention to past positions, and in the last block the logits of the last token. The bound of several
 sequences at once considers arithmetic only; at 16 sequences, memory sets a bound of about the same height.

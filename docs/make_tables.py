@@ -136,6 +136,18 @@ PROGRAMS = {  # of bench.json -> of the table
     "gpt2_pico.py": "gpt2_pico.py",
     "gpt2_pico.py in float64": "gpt2_pico.py in float64",
 }
+INT8 = "gpt2.py int8"
+NUMBA_PROGRAMS = {
+    "gpt2.py": "gpt2.py without numba",
+    "transformers": "transformers (torch)",
+    "llama.cpp F32": "llama.cpp F32",
+    "CTranslate2 float32": "CTranslate2 float32",
+}
+INT8_PROGRAMS = {
+    "gpt2.py": "gpt2.py in float32, without numba",
+    "llama.cpp Q8_0": "llama.cpp Q8_0",
+    "CTranslate2 int8": "CTranslate2 int8",
+}
 BATCH_PROGRAMS = {  # of batch.json -> of the table
     "gpt2.py, one by one": "gpt2.py, one prompt after another",
     "transformers, 64": "transformers, batches of 64",
@@ -174,6 +186,27 @@ def speed():
         for program, name in PROGRAMS.items()
     ]
     return table(["relative to", *COLUMNS.values()], rows)
+
+
+def compiled_speed(ours, programs):
+    """Return the table of the operands that need numba, of their own run."""
+    records = results("avx2/bench.json")["records"]
+    columns = {title: name for title, name in COLUMNS.items() if ours in records[title]}
+    if ours == INT8:
+        columns |= {"many prompts": "64 prompts, 20 tokens each"}
+    rows = [
+        [name, *(factor(relative_speed(records, title, program, ours)) for title in columns)]
+        for program, name in programs.items()
+    ]
+    return table(["relative to", *columns.values()], rows)
+
+
+def speed_with_numba():
+    return compiled_speed("gpt2.py with numba", NUMBA_PROGRAMS)
+
+
+def speed_of_int8():
+    return compiled_speed(INT8, INT8_PROGRAMS)
 
 
 def batch_speed():
@@ -254,6 +287,8 @@ TABLES = {
     "strategies": strategies,
     "presets": presets,
     "speed": speed,
+    "speed with numba": speed_with_numba,
+    "speed of int8": speed_of_int8,
     "speed of batches": batch_speed,
     "official models": official_models,
     "layout": layout,

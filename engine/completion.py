@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from encoder import Encoder
+from gpt2 import check_id
 from sampling import greedy
 
 
@@ -73,7 +74,7 @@ class Completion:
     def choose(self, logits, prompt):
         """Return the id that the sampler chooses from the processed logits."""
         processed = self.logits_processor(logits, prompt + self.ids) if self.logits_processor else logits
-        token = int(self.sampler(processed, self.rng))
+        token = check_id(self.sampler(processed, self.rng), len(logits), "the sampler returned")
         if self.on_token:
             self.on_token(logits, processed, token)
         return token

@@ -21,6 +21,17 @@ def bytes_per_text(params: dict, n_positions: int) -> int:
     return 4 * n_floats
 
 
+def slots_that_fit(hparams: dict, most: int, n_processes: int = 1) -> tuple[int, int]:
+    """Return the number of slots that fit in half of the free memory, 1 to `most`, and the bytes of one.
+
+    n_processes: how many such processes share the memory.
+    """
+    n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
+    bytes_per_slot = 4 * n_floats
+    n_slots = free_memory() // 2 // bytes_per_slot // n_processes
+    return max(1, min(most, n_slots)), bytes_per_slot
+
+
 def check_slots(params: dict, n_rows: int, n_positions: int) -> None:
     """Raise RuntimeError if `n_rows` slots need more memory than is free; the message has the number that fits."""
     one = bytes_per_text(params, n_positions)

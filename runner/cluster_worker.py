@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.fingerprint import fingerprint
+from cli.command_flags import MAX_BATCH_SIZE
 from cli.messages import describe
 from cli.options import Options
 from cli.request import load_model
 from engine.compiled import MANY
 from engine.cores import n_cores
-from runner.local import decode_rows, default_batch_size, engine_failures
+from engine.memory import slots_that_fit
+from runner.local import decode_rows, engine_failures
 from runner.prompts import Request
 from runner.record_format import Identity
 from runner.run import Outcome
@@ -79,7 +81,8 @@ class Worker:
 
     def default_slots(self):
         """Return this worker's part of the slots that fit in the memory of the machine."""
-        n_slots, _ = default_batch_size(self.model.hparams, n_processes=max(1, n_cores() // self.plan.cpus))
+        n_processes = max(1, n_cores() // self.plan.cpus)
+        n_slots, _ = slots_that_fit(self.model.hparams, MAX_BATCH_SIZE, n_processes)
         return n_slots
 
     def complete(self, requests: list[Request]) -> Answer:

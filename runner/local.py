@@ -16,7 +16,7 @@ from cli.output import Clock
 from cli.request import encode_prompt, load_model, new_completions
 from engine.batching import Job, decode_together
 from engine.compiled import MANY
-from engine.memory import free_memory
+from engine.memory import slots_that_fit
 from runner.prompts import Request
 from runner.record_format import make_record
 from runner.run import Outcome, Run
@@ -106,7 +106,7 @@ def job_or_error(request, model):
 def complete_here(requests: Iterable[Request], path: Path, options: Options, seed: int, run: Run) -> None:
     """Load the model at `path` and complete the requests."""
     model = load_model(path, options, n_tokens=MANY)
-    n_slots, bytes_per_slot = default_batch_size(model.hparams)
+    n_slots, bytes_per_slot = slots_that_fit(model.hparams, MAX_BATCH_SIZE)
     n_slots = options.batch_size or n_slots
     run.begin(
         f"seed {seed}; {n_slots} samples at a time (--batch_size), "
@@ -130,14 +130,3 @@ def engine_failures(n_slots: int) -> Iterator[None]:
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------
-
-
-def default_batch_size(hparams: dict, n_processes: int = 1) -> tuple[int, int]:
-    """Return the number of slots that fit in half of the free memory, at most MAX_BATCH_SIZE, and the bytes of one.
-
-    n_processes: how many such processes share the memory.
-    """
-    n_floats = 2 * hparams["n_layer"] * hparams["n_embd"] * hparams["n_ctx"]  # keys and values
-    bytes_per_slot = 4 * n_floats
-    n_slots = free_memory() // 2 // bytes_per_slot // n_processes
-    return max(1, min(MAX_BATCH_SIZE, n_slots)), bytes_per_slot

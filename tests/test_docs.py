@@ -30,7 +30,7 @@ from runner.command import BATCH
 from views.command import EXPLORE
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "models/tiny/README.md")
+PAGES = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "models/tiny/README.md")
 PAGES += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(

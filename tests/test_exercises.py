@@ -19,7 +19,7 @@ from views.command import EXPLORE
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "exercises.md").read_text(encoding="utf-8")
-EXERCISES = {int(number): body for number, body in re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", TEXT, re.S | re.M)}
+EXERCISES = {int(number): body for number, body in re.findall(r"^## (\d+)\. (.*?)(?=^## |\Z)", TEXT, re.S | re.M)}
 LOGITS = np.array(list(toy.TOY.values()))
 
 
@@ -59,8 +59,8 @@ def shell(folder):
     return run
 
 
-def test_all_eight_exercises_have_a_file_to_read_a_command_a_hint_and_an_answer():
-    assert sorted(EXERCISES) == [1, 2, 3, 4, 5, 6, 7, 8]
+def test_all_twelve_exercises_have_a_file_to_read_a_command_a_hint_and_an_answer():
+    assert sorted(EXERCISES) == list(range(1, 13))
     for number in EXERCISES:
         question, commands, answer = parts(number)
         assert "*Read: " in question and "\nHint: " in question and commands and answer.strip().endswith("</details>")
@@ -68,7 +68,7 @@ def test_all_eight_exercises_have_a_file_to_read_a_command_a_hint_and_an_answer(
 
 
 def is_there(name):
-    return (ROOT / name).exists() or name in ("my_sampler.py", "no_e.py")
+    return (ROOT / name).exists() or name.startswith("my_") or name == "no_e.py"
 
 
 def test_every_function_to_read_exists():
@@ -79,11 +79,11 @@ def test_every_function_to_read_exists():
     assert [name for name in names if not re.search(rf"^(def|class) {name}\b", sources, re.M)] == []
 
 
-def test_the_four_options_of_the_answer_are_greedy(shell, here):
+def test_the_five_options_of_the_answer_are_greedy(shell, here):
     _, commands, answer = parts(1)
     assert shell(commands) == (0, "drawn\n", "")
     ways = re.findall(r"`(--\w+ \d)`", answer.split("Not ")[0])
-    assert len(ways) == 4
+    assert len(ways) == 5
     story = ("One day", "--model_size", "tiny", "--seed", "1", "-n", "10")
     for way in ways:
         assert here(*story, *way.split()) == here(*story)
@@ -181,3 +181,41 @@ def test_a_broken_cache_fails_the_tests_that_the_answer_names(shell, folder):
     failed = set(re.findall(r"^FAILED tests/test_gpt2\.py::(\w+)", out, re.M))
     assert code == 1 and len(named) == 5
     assert set(named) - failed == {"test_logits_equal_those_of_transformers"}
+
+
+@pytest.mark.parametrize(("number", "name"), [(9, "my_mask.py"), (12, "my_acceptance.py")])
+def test_the_examples_of_an_exercise_fail_until_the_answer_is_inserted(shell, folder, number, name):
+    question, commands, answer = parts(number)
+    skeleton = python_in(question)
+    assert f"`{name}`" in question
+    (folder / name).write_text(skeleton, encoding="utf-8")
+    assert shell(commands)[0] == 1
+    first, _, others = python_in(answer).partition("\n")
+    (folder / name).write_text(with_answers(skeleton, f"{first}\n", others), encoding="utf-8")
+    assert shell(commands) == (0, "", "")
+
+
+def with_answers(skeleton, *answers):
+    """Return the skeleton with an answer in place of each line that is marked."""
+    for answer in answers:
+        skeleton = re.sub(r"^.*# yours\n", answer.replace("\\", r"\\"), skeleton, count=1, flags=re.M)
+    return skeleton
+
+
+def test_the_tokens_of_bananas_are_those_of_the_answer(shell):
+    _, commands, answer = parts(10)
+    assert shell(commands) == (0, "wrong\n", "")
+    tokens = re.match(r"\s*`(.*?)`", answer)[1]
+    assert shell(commands.replace("b a n a n a s", tokens)) == (0, "correct\n", "")
+
+
+def test_the_perplexity_of_a_text_is_wrong_until_the_answer_is_inserted(shell, folder):
+    question, commands, answer = parts(11)
+    skeleton = python_in(question)
+    examples, own_text = commands.strip().splitlines()
+    (folder / "my_perplexity.py").write_text(skeleton, encoding="utf-8")
+    assert shell(examples)[0] == 1
+    assert "False" in shell(own_text)[1]
+    (folder / "my_perplexity.py").write_text(with_answer(skeleton, python_in(answer)), encoding="utf-8")
+    assert shell(examples) == (0, "", "")
+    assert shell(own_text)[:2] == (0, "True\n")

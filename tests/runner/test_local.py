@@ -25,8 +25,8 @@ from batch_runs import (
 
 import batch
 import gpt2
-from cli import flags
-from engine import slots
+from cli import command_flags, flags
+from engine import memory, slots
 from runner import command, local
 from runner.prompts import read_rows
 from runner.records import Records
@@ -337,12 +337,12 @@ def test_help_names_every_flag_and_every_setting_of_a_row_in_79_columns(run):
 def test_the_default_batch_size_is_what_half_of_the_free_memory_holds_from_1_to_64(monkeypatch):
     hparams = {"n_layer": 12, "n_embd": 768, "n_ctx": 1024}  # 75.5 MB a slot
     for free, size in [(0, 1), (400e6, 2), (4e9, 26), (1e12, 64)]:
-        monkeypatch.setattr(local, "free_memory", lambda free=free: int(free))
-        assert local.default_batch_size(hparams) == (size, 75_497_472)
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: int(free))
+        assert memory.slots_that_fit(hparams, command_flags.MAX_BATCH_SIZE) == (size, 75_497_472)
 
 
 def test_free_memory_is_plausible():
-    assert 2**20 < local.free_memory() < 2**50
+    assert 2**20 < memory.free_memory() < 2**50
 
 
 def test_no_other_module_imports_the_runner():
