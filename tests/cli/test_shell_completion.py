@@ -38,8 +38,8 @@ def test_bash_completes_flags_values_models_and_files(command):
     assert complete(*command, "--preset", "mod") == ["model"]
     assert complete(*command, "--context", "") == ["stop", "slide"]
     assert complete(*command, "--completion", "z") == ["zsh"]
-    assert complete(*command, "--file", "READ") == ["README.md"]
-    assert complete(*command, "x", "READ") == ["README.md"]
+    assert complete(*command, "--file", "CHANGE") == ["CHANGELOG.md"]
+    assert complete(*command, "x", "CHANGE") == ["CHANGELOG.md"]
 
 
 @bash
@@ -53,7 +53,7 @@ def test_bash_completes_the_other_commands():
     assert set(complete("python", "batch.py", "--")) == {f"--{name}" for name in (*BATCH_FLAGS, "help", "version")}
     assert complete("python", "explore.py", "--heat") == ["--heatmap"]
     assert complete("python", "explore.py", "sw") == ["sweep"]
-    assert complete("python", "other.py", "READ") == ["README.md"]
+    assert complete("python", "other.py", "CHANGE") == ["CHANGELOG.md"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
