@@ -118,7 +118,7 @@ def many_prompts(place, names, n_prompts, n_new):
 
     def ask(name):
         options = {"prompts": prompts, "n_new": n_new, "batch_size": n_prompts}
-        return lambda: lab.timed(lambda: place.ask(name, "batch_together", **options))
+        return lambda: lab.timed(lambda: place.ask(name, "batch_together", **options))[1]
 
     return {MANY: {name: ask(name) for name in names}}
 

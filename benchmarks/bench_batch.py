@@ -9,7 +9,6 @@ measurements.
 """
 
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -19,7 +18,7 @@ import numpy as np
 from figures import OURS, ratios, spread
 from fire import Fire
 from report import TARGETS, conditions, markdown, plain
-from worker import SETTLE, WorkerError
+from worker import WorkerError
 
 TOGETHER = "batch.py"
 ONE_BY_ONE = "gpt2.py, one by one"
@@ -56,9 +55,8 @@ class Contest:
         """Return a function that continues all prompts and returns the seconds."""
 
         def run():
-            start = time.perf_counter()
-            texts = self.place.ask(worker, call, prompts=self.prompts, n_new=self.n_new, **arguments)
-            seconds = time.perf_counter() - start - SETTLE
+            options = {"prompts": self.prompts, "n_new": self.n_new, **arguments}
+            texts, seconds = lab.timed(lambda: self.place.ask(worker, call, **options))
             if [len(text) for text in texts] != [self.n_new] * len(self.prompts):
                 sys.exit(f"Error: {label} did not make {self.n_new} tokens for each of {len(self.prompts)} prompts")
             self.texts = self.texts or texts

@@ -129,11 +129,11 @@ def one_round(functions, i, what):
     return {name: functions[name]() for name in names[start:] + names[:start]}
 
 
-def timed(function: Callable) -> float:
-    """Return the seconds that a question to a worker takes."""
+def timed(function: Callable) -> tuple[Any, float]:
+    """Return the answer of a function that asks a worker one question, and the seconds that it takes."""
     start = time.perf_counter()
-    function()
-    return time.perf_counter() - start - SETTLE
+    answer = function()
+    return answer, time.perf_counter() - start - SETTLE
 
 
 def run_command(command: list, threads: int) -> tuple[float, float, bytes]:

@@ -7,6 +7,7 @@ within each round first.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
@@ -232,7 +233,7 @@ def conditions(results: dict) -> str:
 
 
 EXPLANATION = """\
-`make bench` wrote this page; see [bench.py](../bench.py). All programs have the same random weights in the shape of
+`make bench` wrote this page; see [bench.py]({script}). All programs have the same random weights in the shape of
 GPT-2 124M. Each figure is the median of the rounds, with the minimum and the maximum in brackets. The speed-up is the
 speed of gpt2.py divided by the speed of that program, the median of the ratios within each round. The ratios are the
 result; times depend on the machine and the hour. Anonymous memory belongs to no file, so mapped weights are not
@@ -256,10 +257,16 @@ sequences at once considers arithmetic only; at 16 sequences, memory sets a boun
 step computes the whole text."""
 
 
-def page(figures: Figures) -> str:
-    """Return README.md of the results."""
+def page(figures: Figures, folder: Path) -> str:
+    """Return README.md of the results, which lies in `folder`."""
+    script = Path(os.path.relpath(Path(__file__).with_name("bench.py"), folder)).as_posix()
     versions = sorted({version for name, version in figures.results["versions"].items() if ", " not in name})
-    parts = ["# Speed", EXPLANATION, conditions(figures.results), f"Versions: {'; '.join(versions)}."]
+    parts = [
+        "# Speed",
+        EXPLANATION.format(script=script),
+        conditions(figures.results),
+        f"Versions: {'; '.join(versions)}.",
+    ]
     for title, head, rows in all_tables(figures):
         parts += [f"## {title}", markdown(head, rows)]
     parts += ["![Speed compared with other programs](speed.png)", "![Growth of the cost](scaling.png)"]
@@ -273,7 +280,7 @@ def main(path):
     for title, head, rows in all_tables(figures):
         print(f"\n{title}\n{plain(head, rows)}")
     print(f"\n{conditions(figures.results)}")
-    path.with_name("README.md").write_text(page(figures), encoding="utf-8")
+    path.with_name("README.md").write_text(page(figures, path.parent), encoding="utf-8")
     try:
         import plots
     except ImportError as error:

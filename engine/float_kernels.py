@@ -8,7 +8,7 @@ OpenBLAS is at the limit of the machine.
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from engine.kernels import LN_2_HIGH, LN_2_LOW, LOCK, LOG2_E, REORDERED, SMALLEST
+from engine.kernels import LOCK, REORDERED, SMALLEST, exponential
 
 ROWS_TOGETHER = 16  # rows of a vocabulary that stay in the first-level cache for all rows of activations
 INPUTS_TOGETHER = 8  # rows of a matrix that are added to a sum in one pass over it
@@ -82,7 +82,7 @@ def matrix_product(x, w, y, n_threads):
 
 @njit(cache=True, fastmath=REORDERED, nogil=True, error_model="numpy")  # "python" would test each divisor
 def gelu(x):
-    """Replace x [n] by gelu(x), computed as gpt2.gelu does, with the exponential of kernels.softmax."""
+    """Replace x [n] by gelu(x), computed as gpt2.gelu does."""
     powers = np.empty(GELU_CHUNK, np.int32)
     factors = powers.view(np.float32)
     for start in range(0, x.shape[0], GELU_CHUNK):
@@ -91,16 +91,7 @@ def gelu(x):
         for i in range(part.shape[0]):
             minus_2z = part[i] * (GELU_SCALE + GELU_CUBIC * (part[i] * part[i]))
             z = max(min(minus_2z, LARGEST_EXPONENT), SMALLEST)
-            n = np.floor(z * LOG2_E + np.float32(0.5))
-            r = z - n * LN_2_HIGH - n * LN_2_LOW
-            series = np.float32(1.9875691500e-4)
-            series = series * r + np.float32(1.3981999507e-3)
-            series = series * r + np.float32(8.3334519073e-3)
-            series = series * r + np.float32(4.1665795894e-2)
-            series = series * r + np.float32(1.6666665459e-1)
-            series = series * r + np.float32(0.5)
-            terms[i] = series * r * r + r + np.float32(1)
-            powers[i] = (np.int32(n) + np.int32(127)) << np.int32(23)
+            terms[i], powers[i] = exponential(z)
         for i in range(part.shape[0]):
             part[i] /= np.float32(1) + terms[i] * factors[i]
 

@@ -192,11 +192,25 @@ def product(x, w, scales, y, n_threads):
 
 
 @njit(cache=True, fastmath=REORDERED)
-def softmax(x, powers):
-    """Replace scores by exponentials that sum to 1. powers: int32, a work area of the same length.
+def exponential(z):
+    """Return (exp(r), the bits of the float32 2^n), whose product is exp(z), for z from -87 to 88.
 
-    exp(x) = 2^n * exp(r) with |r| <= ln(2) / 2: a polynomial (Cephes), and n in the exponent bits of a float32.
+    exp(z) = 2^n * exp(r) with |r| <= ln(2) / 2: a polynomial (Cephes), and n in the exponent bits of a float32.
     """
+    n = np.floor(z * LOG2_E + np.float32(0.5))
+    r = z - n * LN_2_HIGH - n * LN_2_LOW
+    series = np.float32(1.9875691500e-4)
+    series = series * r + np.float32(1.3981999507e-3)
+    series = series * r + np.float32(8.3334519073e-3)
+    series = series * r + np.float32(4.1665795894e-2)
+    series = series * r + np.float32(1.6666665459e-1)
+    series = series * r + np.float32(0.5)
+    return series * r * r + r + np.float32(1), (np.int32(n) + np.int32(127)) << np.int32(23)
+
+
+@njit(cache=True, fastmath=REORDERED)
+def softmax(x, powers):
+    """Replace scores by exponentials that sum to 1. powers: int32, a work area of the same length."""
     largest = x[0]
     not_finite = np.float32(0)
     for p in range(x.shape[0]):
@@ -204,16 +218,7 @@ def softmax(x, powers):
         not_finite += x[p] - x[p]  # 0, or NaN if a score is NaN or infinite, which a maximum could hide
     for p in range(x.shape[0]):
         z = max(x[p] - largest, SMALLEST)
-        n = np.floor(z * LOG2_E + np.float32(0.5))
-        r = z - n * LN_2_HIGH - n * LN_2_LOW
-        series = np.float32(1.9875691500e-4)
-        series = series * r + np.float32(1.3981999507e-3)
-        series = series * r + np.float32(8.3334519073e-3)
-        series = series * r + np.float32(4.1665795894e-2)
-        series = series * r + np.float32(1.6666665459e-1)
-        series = series * r + np.float32(0.5)
-        x[p] = series * r * r + r + np.float32(1)
-        powers[p] = (np.int32(n) + np.int32(127)) << np.int32(23)
+        x[p], powers[p] = exponential(z)
     factors = powers.view(np.float32)
     total = np.float32(0)
     for p in range(x.shape[0]):

@@ -127,6 +127,3 @@ def engine_failures(n_slots: int) -> Iterator[None]:
             f"there is not enough memory for {n_slots} samples at a time: add --batch_size {max(1, n_slots // 2)}; "
             "the same command continues with the other rows"
         ) from error
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------
