@@ -81,7 +81,7 @@ class Model:
 
         >>> (record,) = load("tiny").records("Once upon a time", n_tokens_to_generate=1, logprobs=1)
         >>> record["text"], record["finish_reason"], round(record["logprobs"][0]["logprob"], 2)
-        (',', 'length', -0.0)
+        (',', 'length', -0.11)
         """
         from cli.library import records
 
