@@ -191,7 +191,10 @@ def measure(place, peers, settings, rounds, quick):
     int8_names = [name for name in (INT8, CT2_INT8) if name in peers]
     series |= many_prompts(place, int8_names, settings["many"], settings["many_new"])
     series |= other_sizes(place, settings["sizes"], steps)
-    series |= whole_processes(place, peers)
+    commands = whole_processes(place, peers)
+    for run in commands[FIRST].values():
+        run()  # a command that fails should fail before anything is measured
+    series |= commands
     records = lab.in_turns(series, rounds)
     for size in settings["sizes"]:
         for name in (f"{OURS}, {size}", f"{INT8}, {size}"):

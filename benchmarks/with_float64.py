@@ -13,7 +13,7 @@ from cli.command import run
 load_found = utils.load_found
 
 
-def load_for_float64(path, places, fast=False):
+def load_for_float64(path, places, *options):
     """Return the model with plain arrays as weights and float64 positions, which make all activations float64."""
     model = load_found(path, places)
     positions = model.params["wpe"].astype("float64")
