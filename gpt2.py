@@ -44,11 +44,7 @@ def gelu_erf(x):
     """Smooth ReLU, x * Phi(x), as in nanoGPT; Phi(x) = (1 + erf(x / sqrt 2)) / 2 by Abramowitz and Stegun 7.1.26."""
     t = 1 / (1 + 0.3275911 * 0.5**0.5 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return relu(x) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
-
-
-def relu(x):
-    return np.maximum(x, 0)
+    return np.maximum(x, 0) - np.abs(x) * (0.5 * series * np.exp(-0.5 * (x * x)))
 
 
 def silu(x, beta=1.0):
@@ -56,7 +52,8 @@ def silu(x, beta=1.0):
     return x / (1 + np.exp(np.minimum(-beta * x, 88)))
 
 
-ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": relu, "silu": silu, "quick_gelu": partial(silu, beta=1.702)}
+ACTIVATIONS = {"gelu": gelu, "gelu_erf": gelu_erf, "relu": lambda x: np.maximum(x, 0), "silu": silu}
+ACTIVATIONS["quick_gelu"] = partial(silu, beta=1.702)
 
 
 def softmax(x):
@@ -68,9 +65,8 @@ def softmax(x):
 
 def layer_norm(x, g, b, eps=1e-5):
     """Scale every position to mean 0 and variance 1, then apply the learned `g` and `b` (Ba et al. 2016)."""
-    n_embd = x.shape[-1]
-    x = x - x.sum(axis=-1, keepdims=True) / n_embd  # sum: NumPy's mean and var take longer on a single position
-    variance = (x * x).sum(axis=-1, keepdims=True) / n_embd
+    x = x - x.sum(axis=-1, keepdims=True) / x.shape[-1]  # sum: NumPy's mean and var take longer on a single position
+    variance = (x * x).sum(axis=-1, keepdims=True) / x.shape[-1]
     return x / np.sqrt(variance + eps) * g + b
 
 
@@ -201,7 +197,7 @@ def transformer(inputs, wte, wpe, blocks, n_head, cache=None, last_only=False): 
 
 
 def gpt2(inputs, wte, wpe, blocks, ln_f, n_head: int, cache=None, last_only: bool = False, head=None) -> np.ndarray:
-    """Return the logits of the token that follows each position.
+    """Return the logits of the token that follows each position. docs/tour.md has an example in section 7.
 
     inputs: token ids, [..., n_seq]. Returns float32 [..., n_seq, n_vocab], or [..., 1, n_vocab] with `last_only`,
     which is enough for generation. cache: see `make_kv_cache`; the inputs continue the positions it holds and are
@@ -230,6 +226,10 @@ def generate(
     a new one. stop_ids: ids that end the text and are not yielded. logits_processor: (logits, ids so far) -> logits.
     The text also ends with the context. The last new id needs no position in it: prompt + new - 1 <= n_ctx.
     Raises ValueError, on the first step, for an invalid prompt, and later if the sampler returns no id of the model.
+
+    >>> from utils import load; model = load("tiny")
+    >>> list(generate(model.encode("Once upon a time"), model.params, model.n_head, n_tokens_to_generate=3))
+    [11, 397, 282]
     """
     n_ctx = len(params["wpe"])
     ids = check_request(inputs, n_tokens_to_generate, len(params["wte"]), n_ctx)

@@ -35,9 +35,9 @@ Sebastian Raschka, "Build a Large Language Model (From Scratch)", chapter 5.
 import difflib
 import functools
 import math
-import numbers
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -93,9 +93,8 @@ def check_finite(largest):
         return float(largest)
     if largest == -math.inf:
         raise ValueError("every token is banned: all logits are -inf")
-    raise ValueError(
-        f"the largest logit is {largest}: the output of the model is not usable, its weights may be damaged"
-    )
+    problem = "the output of the model is not usable, its weights may be damaged"
+    raise ValueError(f"the largest logit is {largest}: {problem}")
 
 
 def entmax(logits: np.ndarray, alpha: float = 1.3) -> np.ndarray:
@@ -193,8 +192,7 @@ def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
 def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
     """Keep the fewest tokens whose surprise -ln p is nearest to the entropy, with total probability `mass` or more.
 
-    Source: Meister et al. 2023, "Locally Typical Sampling". The likeliest token may be removed: its
-    surprise can be far below the entropy.
+    The likeliest token may be removed. Source: Meister et al. 2023, "Locally Typical Sampling".
 
     >>> keep_typical(np.array([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79]), 0.3).tolist()
     [7]
@@ -268,7 +266,11 @@ def distribution(logits: np.ndarray, *, entmax_alpha: float = 1.0, **knobs) -> n
 
 
 def greedy(logits: np.ndarray, rng: np.random.Generator | None = None) -> int:
-    """Return the likeliest token, of several the lowest id. Draws nothing. Raises ValueError if no logit is finite."""
+    """Return the likeliest token, of several the lowest id. Draws nothing. Raises ValueError if no logit is finite.
+
+    >>> greedy(np.array([1.0, 3.0, 3.0]))
+    1
+    """
     best = int(np.argmax(logits))  # the position of a NaN, if there is one
     check_finite(logits[best])
     return best
@@ -292,7 +294,11 @@ def sample_categorical(probs, rng: np.random.Generator | None = None) -> int:
 
 
 def sample(logits: np.ndarray, rng: np.random.Generator | None = None, *, entmax_alpha: float = 1.0, **knobs) -> int:
-    """Draw one id from the tokens that temperature and filters leave."""
+    """Draw one id from the tokens that temperature and filters leave. The knobs, unchecked: see `make_sampler`.
+
+    >>> sample(np.array([1.0, 3.0, 2.0]), np.random.default_rng(0), temperature=0.7, top_k=2)
+    1
+    """
     ids, x = filtered(logits, **knobs)
     weights = np.exp(x, out=x) if entmax_alpha == 1 else entmax(x, entmax_alpha)  # softmax without normalization
     return int(ids[sample_categorical(weights, rng)])
@@ -334,19 +340,14 @@ class Mirostat:
 
 # The knobs of the samplers: type, test, rule, and the default, for which {} stands in the rule. NaN fails every test.
 KNOBS = {
-    "temperature": (numbers.Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards, such as 0.8", 1.0),
-    "top_k": (numbers.Integral, lambda k: k >= 0, "a whole number from 1, such as {}, or 0 for all tokens", 50),
-    "top_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.9),
-    "min_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.05),
-    "typical_p": (numbers.Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.95),
-    "entmax_alpha": (
-        numbers.Real,
-        lambda a: 1 <= a <= 2,
-        "a number from 1 (softmax) to 2 (sparsemax), such as {}",
-        1.3,
-    ),
-    "mirostat_tau": (numbers.Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards, such as {:g}", 5.0),
-    "mirostat_eta": (numbers.Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as {}", 0.1),
+    "temperature": (Real, lambda t: 0 <= t < math.inf, "a number from 0 (greedy) upwards, such as 0.8", 1.0),
+    "top_k": (Integral, lambda k: k >= 0, "a whole number from 1, such as {}, or 0 for all tokens", 50),
+    "top_p": (Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.9),
+    "min_p": (Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.05),
+    "typical_p": (Real, lambda p: 0 <= p <= 1, "a number from 0 to 1, such as {}", 0.95),
+    "entmax_alpha": (Real, lambda a: 1 <= a <= 2, "a number from 1 (softmax) to 2 (sparsemax), such as {}", 1.3),
+    "mirostat_tau": (Real, lambda t: 0 <= t < math.inf, "a number of bits from 0 upwards, such as {:g}", 5.0),
+    "mirostat_eta": (Real, lambda e: 0 <= e <= 1, "a number from 0 to 1, such as {}", 0.1),
 }
 
 # The knobs that each strategy uses at least. Temperature and the filters combine with all strategies but greedy; the
@@ -403,13 +404,8 @@ def make_sampler(strategy: str | Callable | None = None, preset: str | None = No
     check_strategy(strategy, knobs)
     if strategy == "greedy":
         return greedy
-    settings = default_knobs(strategy) | knobs
+    settings = {name: KNOBS[name][-1] for name in STRATEGIES[strategy]} | knobs
     return Mirostat(**settings) if strategy == "mirostat" else functools.partial(sample, **settings)
-
-
-def default_knobs(strategy: str) -> dict:
-    """Return the knobs of a strategy with their default values."""
-    return {name: KNOBS[name][-1] for name in STRATEGIES[strategy]}
 
 
 def without_none(knobs):
@@ -502,9 +498,8 @@ def check_ids(ids, n_vocab):
         ids = np.array(ids, dtype=object)  # whole numbers of more than 63 bits
     outside = ids[(ids < 0) | (ids >= n_vocab)]
     if len(outside):
-        raise ValueError(
-            f"there is no token {reprlib.repr(int(outside[0]))}: the ids of this model are 0 to {n_vocab - 1}"
-        )
+        first = reprlib.repr(int(outside[0]))
+        raise ValueError(f"there is no token {first}: the ids of this model are 0 to {n_vocab - 1}")
     return ids
 
 
@@ -546,28 +541,27 @@ def bias(logits: np.ndarray, ids: Iterable[int], biases: Mapping[int, float]) ->
 
 # The knobs of the logits processors: type, test and rule.
 PENALTIES = {
-    "repetition_penalty": (numbers.Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
-    "presence_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "frequency_penalty": (numbers.Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
-    "no_repeat_ngram_size": (numbers.Integral, lambda n: n >= 0, "a whole number from 1, such as 3; 0 is none"),
-    "min_new_tokens": (numbers.Integral, lambda n: n >= 0, "a whole number from 1, such as 20; 0 is none"),
+    "repetition_penalty": (Real, lambda r: 0 < r <= 100, "a number above 0 and up to 100; 1 is none"),
+    "presence_penalty": (Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
+    "frequency_penalty": (Real, lambda p: -100 <= p <= 100, "a number from -100 to 100; 0 is none"),
+    "no_repeat_ngram_size": (Integral, lambda n: n >= 0, "a whole number from 1, such as 3; 0 is none"),
+    "min_new_tokens": (Integral, lambda n: n >= 0, "a whole number from 1, such as 20; 0 is none"),
 }
 
 
 def make_logits_processor(
-    n_prompt: int = 0,
-    stop_ids: Collection[int] = (),
-    logit_bias: Mapping[int, float] | None = None,
-    banned_ids: Collection[int] | None = (),
-    **knobs,
+    n_prompt: int = 0, stop_ids: Collection[int] = (), logit_bias: Mapping | None = None, banned_ids=(), **knobs
 ) -> Callable | None:
     """Return a logits processor `(logits, ids) -> logits` that applies all of these, or None if there are none.
 
     n_prompt: the number of prompt ids in `ids`. As in vLLM, repetition and n-grams consider the prompt and the new
     tokens, presence and frequency the new tokens alone.
     stop_ids: the ids that min_new_tokens bans until that number of tokens is generated. logit_bias: {id: number}.
-    repetition_penalty, presence_penalty, frequency_penalty, no_repeat_ngram_size: see the functions.
+    banned_ids: a collection of ids, or None. The other knobs: see the functions of their names.
     Raises ValueError with the name, the value and the rule of an invalid knob.
+
+    >>> make_logits_processor(banned_ids=[1], presence_penalty=0.5)(np.zeros(3), [2]).tolist()
+    [0.0, -inf, -0.5]
     """
     knobs = {name: check_knob(name, value, PENALTIES) for name, value in without_none(knobs).items()}
     banned_ids = () if banned_ids is None else banned_ids
@@ -595,45 +589,51 @@ def make_logits_processor(
 def check_biases(logit_bias, banned_ids):
     """Raise ValueError unless these are token ids and valid biases."""
     for token in (*logit_bias, *banned_ids):
-        is_whole = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+        is_whole = isinstance(token, Integral) and not isinstance(token, bool)
         if not is_whole or not 0 <= token <= MAX_ID:
-            raise ValueError(
-                f"{reprlib.repr(token)} is not a token id; ids in logit_bias and banned_ids are whole numbers from 0 "
-                f"to {MAX_ID}"
-            )
+            rule = f"ids in logit_bias and banned_ids are whole numbers from 0 to {MAX_ID}"
+            raise ValueError(f"{reprlib.repr(token)} is not a token id; {rule}")
     for token, number in logit_bias.items():
-        is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
         if not is_number or not (-100 <= number <= 100 or number == -math.inf):
             rule = "a number from -100 to 100, or -inf to ban it"
             raise ValueError(f"logit_bias of token {token} is {reprlib.repr(number)}; it must be {rule}")
 
 
-# ---- the functions of picoGPT tutorials ----------------------------------------------------------------------------
+# ---- the functions of picoGPT tutorials, whose rng comes last; errors as make_sampler ----------------------------
 
 
 def temperature_sampling(logits: np.ndarray, temperature: float = 1.0, rng=None) -> int:
-    """Draw an id at this temperature.
+    """Draw an id from logits [n_vocab] at this temperature.
 
-    >>> temperature_sampling(np.array([1.0, 2.0, 3.0, 4.0]), temperature=0)
-    3
+    >>> sampler = lambda logits, rng: temperature_sampling(logits, 0.5, rng)  # generate(..., sampler=sampler)
     """
     return make_sampler("temperature", temperature=temperature)(logits, rng)
 
 
 def top_k_sampling(logits: np.ndarray, top_k: int = 50, rng=None) -> int:
-    """Draw an id from the `top_k` likeliest tokens."""
+    """Draw an id from the `top_k` likeliest tokens of logits [n_vocab].
+
+    >>> sampler = lambda logits, rng: top_k_sampling(logits, 2, rng)  # generate(..., sampler=sampler)
+    """
     return make_sampler("top_k", top_k=top_k)(logits, rng)
 
 
 def top_p_sampling(logits: np.ndarray, top_p: float = 0.9, rng=None) -> int:
-    """Draw an id from the nucleus with probability `top_p`."""
+    """Draw an id from the nucleus of logits [n_vocab] with probability `top_p`.
+
+    >>> sampler = lambda logits, rng: top_p_sampling(logits, 0.9, rng)  # generate(..., sampler=sampler)
+    """
     return make_sampler("top_p", top_p=top_p)(logits, rng)
 
 
 def sample_from_logits(
     logits: np.ndarray, strategy: str = "greedy", temperature: float = 1.0, top_p: float = 0.9, rng=None
 ) -> int:
-    """Draw an id by the name of a strategy. It uses `temperature` and `top_p` only if its name mentions them."""
+    """Draw an id by the name of a strategy. It uses `temperature` and `top_p` only if its name mentions them.
+
+    >>> sampler = lambda logits, rng: sample_from_logits(logits, "top_p", top_p=0.9, rng=rng)  # for generate
+    """
     check_strategy(strategy, {})
     values = {"temperature": temperature, "top_p": top_p}
     knobs = {name: values[name] for name in STRATEGIES[strategy] if name in values}

@@ -44,7 +44,10 @@ class Model:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of a prompt: what the model's files put before it, then its text; at least one id.
 
-        allow_special: see Encoder.encode.
+        allow_special: see Encoder.encode, which also lists the errors.
+
+        >>> load("tiny").encode("Once upon a time")
+        [422, 433, 258, 394]
         """
         ids = [*self.special.prefix, *self.encoder.encode(text, allow_special)]
         return ids or [self.special.start]
@@ -65,7 +68,9 @@ class Model:
         return complete(self, prompt, settings)
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
-        """Yield the text of `complete` piece by piece, each as soon as it is certain.
+        """Yield the text of `complete` for one prompt piece by piece, each as soon as it is certain.
+
+        settings, errors: those of complete.
 
         >>> list(load("tiny").stream("Once upon a time", n_tokens_to_generate=3))
         [',', ' there', ' was']
@@ -77,7 +82,8 @@ class Model:
     def records(self, prompt: str | Sequence[str], **settings: Any) -> list[dict]:
         """Return what `gpt2.py --json` prints, one dict per text: the text, why it ends, the seed, the settings.
 
-        logprobs: a number of likeliest tokens to list for each token, with their log-probabilities.
+        settings, errors: those of complete, and logprobs: a number of likeliest tokens to list for each token, with
+        their log-probabilities (natural logarithms).
 
         >>> (record,) = load("tiny").records("Once upon a time", n_tokens_to_generate=1, logprobs=1)
         >>> record["text"], record["finish_reason"], round(record["logprobs"][0]["logprob"], 2)
@@ -117,6 +123,10 @@ def load(
 
     fast: wrap the weights as operands that compute the same faster (engine/products.py). offline: download nothing.
     weights: "float32", or "int8" for operands of engine/int8.py, which need numba. Raise RuntimeError without it.
+
+    >>> model = load("tiny")
+    >>> model.n_vocab, model.n_ctx, model.n_head
+    (2048, 512, 3)
     """
     where = search_places(models_dir, offline)
     return load_found(places.find_model(model_size, where), where, fast, weights)
@@ -163,6 +173,10 @@ def load_encoder_hparams_and_params(
 
     Raise ValueError if there is no such model, CheckpointError if its files are missing, damaged or inconsistent, or
     cannot be downloaded.
+
+    >>> encoder, hparams, params = load_encoder_hparams_and_params("tiny")
+    >>> encoder.encode("Once"), hparams["n_layer"], params["wte"].shape
+    ([422], 6, (2048, 192))
     """
     where = search_places(models_dir)
     loaded = load_path(places.find_model(model_size, where), where)
@@ -174,7 +188,11 @@ def find_model(
 ) -> Path:
     """Return the folder or the file of a model, as places.find_model does.
 
-    models_dir: see places.py, which says where models are looked for; None is the default.
+    models_dir: see places.py, which says where models are looked for; None is the default. offline: download nothing.
+    Raise ValueError if there is no such model.
+
+    >>> find_model("tiny").name
+    'tiny'
     """
     return places.find_model(model_size, search_places(models_dir, offline))
 

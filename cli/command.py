@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 CLEAR_LINE = "\r\x1b[K"  # control sequence EL of ECMA-48
 DEBUG = "PICOGPT_DEBUG"  # 1 shows the traceback of an error, and warnings of libraries
 

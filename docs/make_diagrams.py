@@ -104,7 +104,7 @@ def layer_diagram(model, ids):
         [
             ("ln_1", shape_of(n_seq, n_embd)),
             ("c_attn", shape_of(n_seq, 3 * n_embd)),
-            (f"{model.n_head} heads", f"{model.n_head} × {shape_of(n_seq, d_head)}"),
+            (f"{model.n_head} heads", f"{model.n_head} x {shape_of(n_seq, d_head)}"),
             ("c_proj", shape_of(n_seq, n_embd)),
         ],
         [
@@ -163,7 +163,7 @@ def draw_diagram(model, logits):
     probs = softmax_with_temperature(logits[kept], TEMPERATURE)
     ends = np.cumsum(probs)
     u = np.random.default_rng([SEED, 0, 0]).random()
-    left, width = 30, 580
+    left, width = 40, 550
     parts = [text(left, 28, f"{len(kept)} tokens, in the order of their ids", color=QUIET, anchor="start")]
     for i, token_id in enumerate(kept):
         x = left + width * (ends[i] - probs[i])
@@ -188,7 +188,15 @@ def cache_diagram(model, ids, drawn):
         for i, token in enumerate(tokens):
             is_computed = i >= first
             parts.append(
-                box(160 + 92 * i, y, 84, 34, token, PALE if is_computed else "#ffffff", BLUE if is_computed else "#c5ccd3")
+                box(
+                    160 + 92 * i,
+                    y,
+                    84,
+                    34,
+                    token,
+                    PALE if is_computed else "#ffffff",
+                    BLUE if is_computed else "#c5ccd3",
+                )
             )
     parts.append(text(20, 24, "The second step", color=QUIET, anchor="start"))
     parts.append(text(160, 180, "filled: computed in this step; empty: keys and values are stored", 12, QUIET, "start"))

@@ -107,7 +107,7 @@ def explore_options():
 def strategies():
     rows = []
     for name in sampling.STRATEGIES:
-        options = (f"--{knob} {value:g}" for knob, value in sampling.default_knobs(name).items())
+        options = (f"--{knob} {sampling.KNOBS[knob][-1]:g}" for knob in sampling.STRATEGIES[name])
         rows.append([code(name), listed(options) or "no option"])
     return table(["`--strategy`", "stands for"], rows)
 
@@ -188,9 +188,9 @@ def speed():
     return table(["relative to", *COLUMNS.values()], rows)
 
 
-def compiled_speed(ours, programs):
-    """Return the table of the operands that need numba, of their own run."""
-    records = results("avx2/bench.json")["records"]
+def compiled_speed(ours, programs, run):
+    """Return the table of the operands that need numba. run: the file of the results of one run."""
+    records = results(run)["records"]
     columns = {title: name for title, name in COLUMNS.items() if ours in records[title]}
     if ours == INT8:
         columns |= {"many prompts": "64 prompts, 20 tokens each"}
@@ -201,12 +201,21 @@ def compiled_speed(ours, programs):
     return table(["relative to", *columns.values()], rows)
 
 
-def speed_with_numba():
-    return compiled_speed("gpt2.py with numba", NUMBA_PROGRAMS)
+def speed_with_numba(run="bench.json"):
+    return compiled_speed("gpt2.py with numba", NUMBA_PROGRAMS, run)
 
 
-def speed_of_int8():
-    return compiled_speed(INT8, INT8_PROGRAMS)
+def speed_of_int8(run="bench.json"):
+    return compiled_speed(INT8, INT8_PROGRAMS, run)
+
+
+def several_texts_in_int8():
+    rows = []
+    for machine, run in (("AVX-512", "bench.json"), ("AVX2", "avx2/bench.json")):
+        records = results(run)["records"]
+        ratios = [relative_speed(records, f"{n} sequences at once", OURS, INT8) for n in (4, 16)]
+        rows.append([machine, *map(factor, ratios)])
+    return table(["machine", "4 texts", "16 texts"], rows)
 
 
 def batch_speed():
@@ -288,7 +297,10 @@ TABLES = {
     "presets": presets,
     "speed": speed,
     "speed with numba": speed_with_numba,
+    "speed with numba, AVX2": lambda: speed_with_numba("avx2/bench.json"),
     "speed of int8": speed_of_int8,
+    "speed of int8, several texts": several_texts_in_int8,
+    "speed of int8, AVX2": lambda: speed_of_int8("avx2/bench.json"),
     "speed of batches": batch_speed,
     "official models": official_models,
     "layout": layout,

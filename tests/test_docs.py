@@ -20,9 +20,12 @@ import pytest
 
 import batch
 import cli.command
+import encoder
 import explore
 import gpt2
 import gpt2_pico
+import sampling
+import utils
 from cli import help
 from cli.command_flags import BATCH_FLAGS, EXPLORE_FLAGS
 from cli.flags import FLAGS
@@ -214,6 +217,43 @@ def test_figures_in_the_text_are_those_of_the_results():
         assert [figure for figure in figures if figure not in text] == []
 
 
+PUBLIC = {
+    utils: ("load", "find_model", "load_encoder_hparams_and_params"),
+    utils.Model: ("encode", "complete", "stream", "records"),
+    gpt2: ("generate",),
+    encoder: ("bytes_to_unicode", "bpe"),
+    sampling: (
+        *(
+            "softmax_with_temperature",
+            "log_softmax",
+            "entmax",
+            "distribution",
+            "greedy",
+            "sample_categorical",
+            "sample",
+        ),
+        *("keep_top_k", "keep_top_p", "keep_min_p", "keep_typical", "Mirostat", "make_sampler"),
+        *("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram", "ban", "bias"),
+        *("make_logits_processor", "temperature_sampling", "top_k_sampling", "top_p_sampling", "sample_from_logits"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module, names in PUBLIC.items() for name in names])
+def test_the_help_of_a_public_function_has_an_example(module, name):
+    assert ">>> " in getattr(module, name).__doc__
+
+
+@pytest.mark.parametrize("name", ["temperature_sampling", "top_k_sampling", "top_p_sampling", "sample_from_logits"])
+def test_the_help_of_a_function_of_the_tutorials_shows_how_to_pass_it_to_generate(name):
+    model = utils.load("tiny")
+    (line,) = re.findall(r">>> (sampler = lambda .*)", getattr(sampling, name).__doc__)
+    space = vars(sampling) | {}
+    exec(line, space)
+    new = list(gpt2.generate(model.encode("One day"), model.params, model.n_head, 3, space["sampler"]))
+    assert len(new) == 3
+
+
 # ---- the pages -------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +284,11 @@ def anchors(text):
     """Return the names that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_the_newest_version_of_the_changelog_has_a_date_and_is_that_of_the_commands():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M)[0] == f"{cli.command.VERSION}, 2026-11-27"
 
 
 def test_every_test_file_that_the_docs_name_exists():
