@@ -7,7 +7,7 @@ from peers_base import IDS, MEMORY_PROMPT, Peer
 
 import gpt2
 import gpt2_pico
-from engine.compiled import with_compiled_products
+from engine.compiled import MANY, with_compiled_products
 from engine.products import with_fast_products
 from sampling import make_sampler
 
@@ -112,6 +112,7 @@ class Compiled(Ours):
     """gpt2.py with operands that need numba, in the slots of its commands."""
 
     weights = "float32"
+    n_tokens = MANY  # that a text may have, for which its slot has room
 
     def __init__(self, files, model, threads):
         import numba
@@ -135,7 +136,7 @@ class Compiled(Ours):
 
     def feed(self, ids):
         if self.text is None:
-            self.text = project.Text(ids, self.params, self.n_head)
+            self.text = project.Text(ids, self.params, self.n_head, n_tokens=self.n_tokens)
             logits = self.text.logits
         else:
             for i in ids:
@@ -150,7 +151,12 @@ class Compiled(Ours):
         text.feed(ids)
         return seconds(lambda: [text.feed(ids) for _ in range(n_steps)]) / n_steps
 
-    memory = Peer.memory
+    def memory(self, n_steps):
+        """Return what Peer.memory does, and the bytes of the cache."""
+        self.n_tokens = n_steps + 1
+        found = Peer.memory(self, n_steps)
+        self.n_tokens = MANY
+        return found | {"cache": sum(layer.k.nbytes + layer.v.nbytes for layer in self.text.slots.layers)}
 
 
 class Int8(Compiled):
@@ -184,7 +190,12 @@ class Pico(Ours):
         """Return what Peer.logits does, both from the whole text."""
         return [self.last_logits(IDS[:end]).tolist() for end in (n_prompt, n_prompt + n_steps)]
 
-    memory = Peer.memory
+    def memory(self, n_steps):
+        """Return what Peer.memory does, and the bytes of the cache."""
+        self.n_tokens = n_steps + 1
+        found = Peer.memory(self, n_steps)
+        self.n_tokens = MANY
+        return found | {"cache": sum(layer.k.nbytes + layer.v.nbytes for layer in self.text.slots.layers)}
 
 
 class PicoFloat64(Pico):

@@ -29,10 +29,10 @@ def load(folder: str | Path, weights: str = "float32") -> utils.Model:
 class Text:
     """A text in the slots of the engine: a prompt, then one id at a time."""
 
-    def __init__(self, ids: list[int], params: dict, n_head: int, n_slots: int = 1):
+    def __init__(self, ids: list[int], params: dict, n_head: int, n_slots: int = 1, n_tokens: int = MANY):
         self.slots = Slots(params, n_head, n_slots)
         self.completions = [Completion() for _ in range(n_slots)]
-        arriving = [Sequence(Job(ids, [each], MANY), each, Prefix(ids)) for each in self.completions]
+        arriving = [Sequence(Job(ids, [each], n_tokens), each, Prefix(ids)) for each in self.completions]
         self.logits = self.slots.admit(arriving)[0]  # [n_vocab]
 
     def feed(self, ids: list[int]) -> np.ndarray:

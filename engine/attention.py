@@ -14,11 +14,12 @@ class AttendsRagged:
     """A mark of an embedding whose model attends with the kernel, in steps of one token for each of several texts.
 
     in_prompts: whether all other positions do so, too, with a KernelCache per layer. most_rows: of a product that is
-    computed without BLAS.
+    computed without BLAS. transformer: what replaces gpt2.transformer in the engine, if anything does (forward.py).
     """
 
     in_prompts = True
     most_rows = np.inf
+    transformer = None
 
 
 def prompts_attend_ragged(params: dict) -> bool:

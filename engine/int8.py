@@ -19,6 +19,7 @@ from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from engine.attention import AttendsRagged
 from engine.compiled import compile_activations
+from engine.forward import compiled_transformer
 from engine.products import with_fast_products
 
 log = logging.getLogger("picogpt")
@@ -139,7 +140,10 @@ def with_int8_products(params: dict, path: Path | None = None, source: str | Non
     operands = {name: operand(name, arrays) for name, _ in matrices(params)}
     wrapped = with_fast_products(params)
     compile_activations(wrapped, params, import_kernels("float_kernels").gelu_on_all_threads)
-    return replaced(wrapped, operands)
+    tree = replaced(wrapped, operands)
+    if all(block["mlp"].get("activation", "gelu") == "gelu" for block in params["blocks"]):
+        tree["wte"].transformer = compiled_transformer(tree)
+    return tree
 
 
 def operand(name, arrays):

@@ -4,7 +4,8 @@ Every result is computed by one loop whose order depends on the sizes of its own
 for bit, for any other rows in the batch and any number of threads. The sums of a product are integers, which are exact.
 
 LLVM makes vpmovsxbw and vpmaddwd of `dot` only if it has one accumulator. Asking for the number of threads inside a
-compiled function would prevent its caching; it is an argument.
+compiled function would prevent its caching; it is an argument. Numba compiles a cached function again if its own file
+has changed, but not if only tiles.py or a module that it calls has: delete engine/__pycache__ after such a change.
 """
 
 import functools

@@ -7,8 +7,9 @@ import numpy as np
 
 from engine import prefill
 from engine.attention import AttendsRagged, Keys, Values, caches_for, prompts_attend_ragged, windows_of
+from engine.forward import gpt2, transformer
 from engine.memory import check_slots
-from gpt2 import LayerCache, gpt2, make_kv_cache, predict, transformer
+from gpt2 import LayerCache, make_kv_cache, predict
 
 PREFILL_TOKENS = 512  # of new prompts per pass: enough for efficient products, little memory
 POSITION_STEP = 32  # the caches grow by multiples of it, not for every text that is slightly longer

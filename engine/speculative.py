@@ -24,8 +24,9 @@ from engine import prefill
 from engine.attention import caches_for
 from engine.batching import Job
 from engine.completion import Completion
+from engine.forward import gpt2
 from engine.slots import slide
-from gpt2 import check_request, gpt2, make_kv_cache
+from gpt2 import check_request, make_kv_cache
 
 LOOKUP = "lookup"
 NGRAMS = (4, 3, 2)  # lengths of the sequences that a lookup finds again, the longest first

@@ -36,7 +36,9 @@ def test_a_compiled_product_is_the_product_of_numpy_in_both_orders_of_memory(sha
     rng = np.random.default_rng(0)
     x = random(rng, n_rows, shape[0])
     for w in (random(rng, *shape), random(rng, *shape[::-1]).T):
-        np.testing.assert_allclose(x @ CompiledMatrix(w), x @ w, rtol=0, atol=1e-4)
+        exact = x.astype(np.float64) @ w
+        bound = 1e-6 * (np.abs(x) @ np.abs(w))  # 17 roundings of float32 of the sum of the sizes
+        assert (np.abs(x @ CompiledMatrix(w) - exact) <= bound).all()
 
 
 def test_a_compiled_product_takes_batch_axes_and_strides_and_arrays_that_are_not_aligned():
@@ -60,7 +62,9 @@ def test_nan_and_infinity_reach_the_product(bad):
     x = random(rng, 2, 20)
     x[1, 3] = bad
     for w in (random(rng, 20, 9), random(rng, 9, 20).T):
-        np.testing.assert_array_equal(np.isfinite(x @ CompiledMatrix(w)), np.isfinite(x @ w))
+        with np.errstate(invalid="ignore"):  # OpenBLAS adds inf and -inf of its own in some machines' loops
+            expected = x @ w
+        np.testing.assert_array_equal(np.isfinite(x @ CompiledMatrix(w)), np.isfinite(expected))
         assert not np.isfinite(x @ CompiledMatrix(w))[1].any()
 
 

@@ -12,7 +12,7 @@ from conftest import requires
 import gpt2
 import utils
 from checkpoints import mapped
-from engine import int8, slots
+from engine import forward, int8, slots
 from engine.attention import KernelCache
 from engine.batching import Job, decode_together
 from engine.completion import Completion
@@ -246,10 +246,16 @@ def texts_of(params, jobs, n_slots):
     return [completion.ids for job in jobs for completion in job.completions], sorted(logits)
 
 
-@pytest.mark.parametrize("kind", ["GPT-2", "with windows and a head"])
+@pytest.mark.parametrize("kind", ["GPT-2", "with windows and a head", "with another activation, too"])
 def test_every_logit_is_the_same_for_any_batch_size_any_neighbours_and_any_grouping_of_prompts(kind, monkeypatch):
     params = random_params(**HPARAMS)
-    params = with_int8_products(params if kind == "GPT-2" else with_differences(params))
+    if kind != "GPT-2":
+        params = with_differences(params)
+    if kind == "with windows and a head":
+        for block in params["blocks"]:
+            del block["mlp"]["activation"]
+    params = with_int8_products(params)
+    assert (params["wte"].transformer is None) == (kind == "with another activation, too")
     alone = texts_of(params, jobs_of(30), 1)
     for n_slots in (2, 7, 8, 9, 64):
         assert texts_of(params, jobs_of(30), n_slots) == alone
@@ -257,14 +263,15 @@ def test_every_logit_is_the_same_for_any_batch_size_any_neighbours_and_any_group
     assert texts_of(params, jobs_of(30), 64) == alone
 
 
-def test_a_prompt_in_chunks_has_the_logits_of_a_prompt_in_one_pass():
+@pytest.mark.parametrize("model", [gpt2.gpt2, forward.gpt2], ids=["operands", "compiled blocks"])
+def test_a_prompt_in_chunks_has_the_logits_of_a_prompt_in_one_pass(model):
     shape = {"n_vocab": 101, "n_ctx": 400, "n_embd": 24, "n_head": 3, "n_layer": 2}
     params = with_int8_products(random_params(**shape))
     ids = np.random.default_rng(0).integers(101, size=390).tolist()
 
     def logits_of(chunks):
         caches = [KernelCache(layer.k, layer.v) for layer in gpt2.make_kv_cache(params, 3, 400)]
-        parts = [gpt2.gpt2(chunk, **params, n_head=3, cache=caches) for chunk in np.split(np.array(ids), chunks)]
+        parts = [model(chunk, **params, n_head=3, cache=caches) for chunk in np.split(np.array(ids), chunks)]
         return np.concatenate(parts)
 
     whole = logits_of([])
