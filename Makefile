@@ -7,7 +7,7 @@
 # make clean     remove both environments
 # PYTHON=python3.12 selects another Python for .venv.
 PYTHON ?= python3
-PROMPT ?= Once upon a time, there was a princess who lived in a big castle.
+PROMPT ?= Once upon a time, there was a little dog named Max.
 
 # The prompt reaches Python through the environment, so that make and the shell do not interpret quotes and dollars.
 override PROMPT := $(value PROMPT)
@@ -15,7 +15,7 @@ export PROMPT
 
 .PHONY: run test page bench exercises install install-all clean
 
-run: ARGS ?= --temperature 0.7
+run: ARGS ?= --temperature 0.5 --repetition_penalty 1.1
 run: .venv/installed
 	@.venv/bin/python gpt2.py "$$PROMPT" --model_size tiny --n_tokens_to_generate 300 --echo $(ARGS) < /dev/null
 

@@ -190,12 +190,7 @@ class Pico(Ours):
         """Return what Peer.logits does, both from the whole text."""
         return [self.last_logits(IDS[:end]).tolist() for end in (n_prompt, n_prompt + n_steps)]
 
-    def memory(self, n_steps):
-        """Return what Peer.memory does, and the bytes of the cache."""
-        self.n_tokens = n_steps + 1
-        found = Peer.memory(self, n_steps)
-        self.n_tokens = MANY
-        return found | {"cache": sum(layer.k.nbytes + layer.v.nbytes for layer in self.text.slots.layers)}
+    memory = Peer.memory
 
 
 class PicoFloat64(Pico):

@@ -24,9 +24,8 @@ from batch_runs import (
 )
 
 import batch
-import gpt2
 from cli import command_flags, flags
-from engine import memory, slots
+from engine import memory
 from runner import command, local
 from runner.prompts import read_rows
 from runner.records import Records
@@ -356,10 +355,6 @@ def test_importing_gpt2_does_not_import_the_engine():
     code = "import sys, gpt2; print('engine' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
-
-
-def test_the_engine_computes_with_the_functions_of_gpt2_py():
-    assert slots.gpt2 is gpt2.gpt2 and slots.transformer is gpt2.transformer
 
 
 # ---- the summary -----------------------------------------------------------------------------------------------
