@@ -4,8 +4,6 @@
 forms for all of its positions, prompts and new tokens, so that a text does not depend on how it is computed.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 import gpt2 as plain
@@ -13,7 +11,7 @@ from engine.attention import AttendsRagged, as_batch, windows_of
 
 
 def transformer(inputs, wte, wpe, blocks, n_head, cache, last_only=False):  # -> [..., n_query, n_embd]
-    compiled = isinstance(wte, AttendsRagged) and wte.transformer
+    compiled = wte.transformer if isinstance(wte, AttendsRagged) else None
     compute = compiled or plain.transformer
     return compute(inputs, wte, wpe, blocks, n_head=n_head, cache=cache, last_only=last_only)
 
@@ -23,37 +21,41 @@ def gpt2(inputs, wte, wpe, blocks, ln_f, n_head, cache, last_only=False, head=No
     return plain.predict(x, wte, ln_f, head)
 
 
-def compiled_transformer(params: dict) -> Callable:
-    """Return a function like gpt2.transformer for blocks of int8 operands with GPT-2's activation."""
-    from engine import block_kernels
+class CompiledTransformer:
+    """gpt2.transformer for int8 operands with GPT-2's activation: one compiled call per block."""
 
-    prepared = [layers_of(block) for block in params["blocks"]]
-    windows = windows_of(params)
+    def __init__(self, params: dict):
+        self.blocks = [layers_of(block) for block in params["blocks"]]
+        self.windows = windows_of(params)
 
-    def transformer(inputs, wte, wpe, blocks, n_head, cache, last_only=False):
+    def __call__(self, inputs, wte, wpe, blocks, n_head, cache, last_only=False):  # -> [..., n_query, n_embd]
+        from engine import block_kernels
+
         inputs = np.asarray(inputs)
-        n_seq = inputs.shape[-1]
         n_past = cache[0].length
-        n_total = np.max(n_past) + n_seq
-        n_positions = min(len(wpe), cache[0].k.shape[-2])
-        if n_total > n_positions:
-            raise ValueError(f"{n_total - n_seq} + {n_seq} positions do not fit in {n_positions}: the context is full")
-        positions = n_past + np.arange(n_seq)  # [n_seq], or [n_rows, n_seq]
+        positions = new_positions(inputs.shape[-1], cache[0], len(wpe))  # [n_seq] or [n_rows, n_seq]
         x = wte[inputs] + wpe[positions]  # [..., n_seq, n_embd]
         batch = x.shape[:-2]
-        x = x.reshape(-1, *x.shape[-2:])  # -> [n_rows, n_seq, n_embd]
-        ends = np.empty((len(x), n_seq), np.int64)
-        ends[:] = positions + 1
-        for layers, layer, window in zip(prepared, cache, windows, strict=True):
-            n_query = 1 if last_only and layers is prepared[-1] else n_seq
+        x = x.reshape(-1, *x.shape[-2:])  # [..., n_seq, n_embd] -> [n_rows, n_seq, n_embd]
+        ends = np.ascontiguousarray(np.broadcast_to(positions + 1, x.shape[:-1]))  # [n_rows, n_seq]
+        for layers, layer, window in zip(self.blocks, cache, self.windows, strict=True):
+            n_query = 1 if last_only and layers is self.blocks[-1] else x.shape[1]
             k = as_batch(layer.k)
             v = as_batch(layer.v)
             x = block_kernels.compute(x, k, v, ends, window or len(wpe), n_query, layers)
-            if np.ndim(n_past) == 0:
-                layer.length = n_past + n_seq
-        return x.reshape(*batch, *x.shape[-2:])
+            if np.ndim(n_past) == 0:  # the lengths of slots are set before each step
+                layer.length = n_past + inputs.shape[-1]
+        return x.reshape(*batch, *x.shape[-2:])  # [n_rows, n_query, n_embd] -> [..., n_query, n_embd]
 
-    return transformer
+
+def new_positions(n_seq, layer, n_ctx):
+    """Return the positions of new tokens. Raise ValueError, as gpt2.transformer does, if there is no room for them."""
+    positions = layer.length + np.arange(n_seq)
+    n_positions = min(n_ctx, layer.k.shape[-2])
+    n_total = np.max(layer.length) + n_seq
+    if n_total > n_positions:
+        raise ValueError(f"{n_total - n_seq} + {n_seq} positions do not fit in {n_positions}: the context is full")
+    return positions
 
 
 def layers_of(block):

@@ -19,7 +19,7 @@ from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from engine.attention import AttendsRagged
 from engine.compiled import compile_activations
-from engine.forward import compiled_transformer
+from engine.forward import CompiledTransformer
 from engine.products import with_fast_products
 
 log = logging.getLogger("picogpt")
@@ -142,7 +142,7 @@ def with_int8_products(params: dict, path: Path | None = None, source: str | Non
     compile_activations(wrapped, params, import_kernels("float_kernels").gelu_on_all_threads)
     tree = replaced(wrapped, operands)
     if all(block["mlp"].get("activation", "gelu") == "gelu" for block in params["blocks"]):
-        tree["wte"].transformer = compiled_transformer(tree)
+        tree["wte"].transformer = CompiledTransformer(tree)
     return tree
 
 
