@@ -20,18 +20,18 @@ TEXT = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 SESSION = "\n".join(re.findall(r"^```pycon\n(.*?)^```$", TEXT, re.S | re.M))
 (SAMPLER,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.S | re.M)
 ((COMMAND, OUTPUT),) = re.findall(
-    r"^```sh\n(python my_sampler.py [^\n]*)\n```\n\n```text\n(.*?)^```$", TEXT, re.S | re.M
+    r"^```sh\n(python my_gumbel.py [^\n]*)\n```\n\n```text\n(.*?)^```$", TEXT, re.S | re.M
 )
 DIAGRAMS = runpy.run_path(str(ROOT / "docs" / "make_diagrams.py"))["diagrams"]()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the reader's my_sampler.py, from which Python imports."""
-    (tmp_path / "my_sampler.py").write_text(SAMPLER, encoding="utf-8")
+    """A folder with the reader's my_gumbel.py, from which Python imports."""
+    (tmp_path / "my_gumbel.py").write_text(SAMPLER, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    sys.modules.pop("my_sampler", None)
+    sys.modules.pop("my_gumbel", None)
 
 
 def failures_of(session):
