@@ -268,7 +268,7 @@ def prepare(folder: str) -> None:
         Path(folder, name).write_text(text, encoding="utf-8")
     model = small_model()
     models = {kind: utils.with_operands(model, kind) for kind in ("float32", "int8")}
-    utils.load_found = lambda path, where, fast=False, weights="float32": models[weights] if fast else model
+    utils.load_found = lambda path, where, fast=False, weights="float32", *_: models[weights] if fast else model
     default = "tiny"
     for table in (flags.FLAGS, command_flags.PICO_FLAGS, command_flags.BATCH_FLAGS, command_flags.EXPLORE_FLAGS):
         table["model_size"] = dataclasses.replace(table["model_size"], default=default)
