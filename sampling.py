@@ -206,8 +206,7 @@ def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
     mean = probs @ x
     entropy = math.log(total) - mean
     distance = np.abs(np.subtract(x, mean, out=x), out=x)  # between -ln p and the entropy; ln(total) is part of both
-    # Sorting the vocabulary would be slow. Tokens go into buckets by distance, and only the bucket that reaches the
-    # mass is sorted: all nearer buckets are kept, all further ones are removed.
+    # Sorting all tokens is slow: they go into buckets by distance, and only the bucket that reaches the mass is sorted.
     bucket = np.minimum(distance * (1000 / (2 * entropy + 10)), 1000).astype(np.intp)
     sums = np.cumsum(np.bincount(bucket, weights=probs))
     crossing = min(np.searchsorted(sums, max(mass, 1e-300)), len(sums) - 1)
@@ -555,9 +554,8 @@ def make_logits_processor(
     """Return a logits processor `(logits, ids) -> logits` that applies all of these, or None if there are none.
 
     n_prompt: the number of prompt ids in `ids`. As in vLLM, repetition and n-grams consider the prompt and the new
-    tokens, presence and frequency the new tokens alone.
-    stop_ids: the ids that min_new_tokens bans until that number of tokens is generated. logit_bias: {id: number}.
-    banned_ids: a collection of ids, or None. The other knobs: see the functions of their names.
+    tokens, presence and frequency the new tokens alone. stop_ids: the ids that min_new_tokens bans until that number of
+    tokens is generated. logit_bias: {id: number}. banned_ids: ids, or None. The other knobs: see the functions.
     Raises ValueError with the name, the value and the rule of an invalid knob.
 
     >>> make_logits_processor(banned_ids=[1], presence_penalty=0.5)(np.zeros(3), [2]).tolist()
@@ -606,6 +604,8 @@ def check_biases(logit_bias, banned_ids):
 def temperature_sampling(logits: np.ndarray, temperature: float = 1.0, rng=None) -> int:
     """Draw an id from logits [n_vocab] at this temperature.
 
+    >>> temperature_sampling(np.array([1.0, 2.0, 3.0, 4.0]), temperature=0)
+    3
     >>> sampler = lambda logits, rng: temperature_sampling(logits, 0.5, rng)  # generate(..., sampler=sampler)
     """
     return make_sampler("temperature", temperature=temperature)(logits, rng)

@@ -59,40 +59,39 @@ def layer_norm_of_rows(x, g, b, eps, y, n_threads):
 
 
 @njit(cache=True)
-def split_heads(qkv, bias, place, query, q, k, v):
-    """Add the bias to one position of c_attn's output [3 * n_embd]; store its key and value, and its query, scaled.
+def split_heads(qkv, bias, ends, q, k, v, r):
+    """Add the bias to row r of c_attn's output; store its key and value, and its query, scaled, if it is one.
 
-    k, v: [n_head, n_positions, d_head], of one sequence; place: the position. q: [n_head, n_query, d_head]; query: the
-    index of the position among the queries, negative if it is none.
+    qkv: [n_rows * n_seq, 3 * n_embd]. ends: [n_rows, n_seq], one more than the positions. q: [n_rows, n_head, n_query,
+    d_head], of the last positions. k, v: [n_rows, n_head, n_positions, d_head].
     """
-    n_head, _, d_head = k.shape
+    _, n_head, n_query, d_head = q.shape
     n_embd = n_head * d_head
+    n_seq = ends.shape[1]
+    row = r // n_seq
+    place = ends[row, r % n_seq] - 1
+    query = r % n_seq - (n_seq - n_query)  # negative for an earlier position
     scale = np.float32(1 / math.sqrt(d_head))
     for head in range(n_head):
         first = head * d_head
         for i in range(first, first + d_head):
-            k[head, place, i - first] = qkv[n_embd + i] + bias[n_embd + i]
-            v[head, place, i - first] = qkv[2 * n_embd + i] + bias[2 * n_embd + i]
+            k[row, head, place, i - first] = qkv[r, n_embd + i] + bias[n_embd + i]
+            v[row, head, place, i - first] = qkv[r, 2 * n_embd + i] + bias[2 * n_embd + i]
         if query >= 0:
             for i in range(first, first + d_head):
-                q[head, query, i - first] = (qkv[i] + bias[i]) * scale
+                q[row, head, query, i - first] = (qkv[r, i] + bias[i]) * scale
 
 
 @njit(cache=True, parallel=True)
 def split_heads_of_rows(qkv, bias, ends, q, k, v, n_threads):
-    """Do the same for qkv [n_rows * n_seq, 3 * n_embd]. ends: [n_rows, n_seq], one more than the positions."""
-    n_rows, n_seq = ends.shape
-    n_earlier = n_seq - q.shape[2]  # positions that are no queries
-    if n_rows * n_seq < FEW:
-        for r in range(n_rows * n_seq):
-            row, s = divmod(r, n_seq)
-            split_heads(qkv[r], bias, ends[row, s] - 1, s - n_earlier, q[row], k[row], v[row])
+    """Do the same for all rows."""
+    if qkv.shape[0] < FEW:
+        for r in range(qkv.shape[0]):
+            split_heads(qkv, bias, ends, q, k, v, r)
     else:
         for t in prange(n_threads):
-            for r in range(t, n_rows * n_seq, n_threads):
-                row = r // n_seq
-                s = r % n_seq
-                split_heads(qkv[r], bias, ends[row, s] - 1, s - n_earlier, q[row], k[row], v[row])
+            for r in range(t, qkv.shape[0], n_threads):
+                split_heads(qkv, bias, ends, q, k, v, r)
 
 
 @njit(cache=True)
@@ -117,9 +116,10 @@ def add(x, y, bias):
 
 @njit(cache=True, parallel=True)
 def activate(x, bias, n_threads):
-    """Replace each row of x [n_rows, n_hidden] by gelu(x + bias)."""
-    if x.shape[0] < 2:  # gelu must be compiled once only: the compiler may choose its fused operations
-        n_threads = 1
+    """Replace each row of x [n_rows, n_hidden] by gelu(x + bias).
+
+    A single row, too: gelu has one caller, because another one might be compiled with other fused operations.
+    """
     for t in prange(n_threads):
         for r in range(t, x.shape[0], n_threads):
             for j in range(x.shape[1]):

@@ -102,5 +102,10 @@ def compile_activations(wrapped: dict, params: dict, gelu: Callable) -> None:
         return x
 
     for block, plain in zip(wrapped["blocks"], params["blocks"], strict=True):
-        if plain["mlp"].get("activation", "gelu") == "gelu":
+        if has_gelu(plain):
             block["mlp"]["activation"] = activate
+
+
+def has_gelu(block: dict) -> bool:
+    """Return whether a block of plain arrays has GPT-2's activation."""
+    return block["mlp"].get("activation", "gelu") == "gelu"

@@ -18,7 +18,7 @@ import numpy as np
 from checkpoints import files, mapped
 from checkpoints.files import CheckpointError
 from engine.attention import AttendsRagged
-from engine.compiled import compile_activations
+from engine.compiled import compile_activations, has_gelu
 from engine.forward import CompiledTransformer
 from engine.products import with_fast_products
 
@@ -141,7 +141,7 @@ def with_int8_products(params: dict, path: Path | None = None, source: str | Non
     wrapped = with_fast_products(params)
     compile_activations(wrapped, params, import_kernels("float_kernels").gelu_on_all_threads)
     tree = replaced(wrapped, operands)
-    if all(block["mlp"].get("activation", "gelu") == "gelu" for block in params["blocks"]):
+    if all(map(has_gelu, params["blocks"])):
         tree["wte"].transformer = CompiledTransformer(tree)
     return tree
 
